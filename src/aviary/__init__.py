@@ -1,0 +1,1 @@
+"""Aviary: explore, serve and run many LLMs of your own behind one OpenAI-compatible endpoint."""

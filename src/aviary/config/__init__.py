@@ -1,0 +1,1 @@
+"""Model specs and settings: reading, checking, explaining what is wrong."""

@@ -1,0 +1,65 @@
+"""Settings of this installation: where state, cache and sockets live.
+
+Read from the environment (`AVIARY_…`) once, at start, and passed on; nothing else in the package
+reads the environment.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of this installation.
+
+    Every field can be set by an environment variable: `AVIARY_HOME`, `AVIARY_CACHE`, ….
+
+    Attributes:
+        home: State that must survive: databases and logs.
+        cache: Weights and other files that can be fetched again.
+        runtime: Parent folder for sockets of running instances; short, since socket paths are.
+        database_url: SQLAlchemy URL of the store; left out: SQLite files under `home`.
+        url: Where the CLI finds a running Aviary.
+        api_key: The key the CLI sends.
+        max_body_mb: Largest request body the gateway accepts, in MiB.
+        log_level: Least level that is logged.
+        log_format: `console` for people, `json` for programs.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AVIARY_", extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("aviary")))
+    cache: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("aviary")))
+    runtime: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    database_url: str | None = None
+    url: str = "http://127.0.0.1:8000"
+    api_key: str | None = None
+    max_body_mb: int = Field(default=32, ge=1, le=1024)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @property
+    def weights_dir(self) -> Path:
+        """The content-addressed weight cache."""
+        return self.cache / "weights"
+
+    @property
+    def log_dir(self) -> Path:
+        """Log files of replicas and gateway workers."""
+        return self.home / "logs"
+
+    def store_url(self, name: Literal["state", "requests"]) -> str:
+        """SQLAlchemy URL of one of the two databases.
+
+        On SQLite the busy request log has a file of its own, so that it cannot hold up the state;
+        on a server (`database_url`) both are one database.
+        """
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{self.home / f'{name}.db'}"

@@ -1,0 +1,1 @@
+"""Words and rules that every other room shares. Standard library only, no I/O."""

@@ -1,0 +1,158 @@
+"""Seams: the Protocols that rooms implement and other rooms call.
+
+Every implementation of one of these passes the one contract suite for it in `tests/contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from aviary.core.states import EngineStats, ReplicaView
+
+Progress = Callable[[str, float | None], None]
+"""Called with a short text and the done fraction 0…1 (`None` when unknown); must not block."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""HTTP header names (lower case) and values, as ASGI has them."""
+
+
+@dataclass(slots=True)
+class EngineRequest:
+    """One generation asked of an engine.
+
+    Attributes:
+        path: OpenAI route, for example `/v1/chat/completions`.
+        body: The decoded JSON body, with defaults and limits already applied.
+        request_id: For logs and traces.
+    """
+
+    path: str
+    body: dict[str, Any]
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class EngineResponse:
+    """The engine's answer: status, headers and the body as it comes.
+
+    The body yields bytes as the engine produces them: for a streamed answer whole server-sent
+    events, for any other one JSON document. Closing the iterator (`aclose`) cancels the generation.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: AsyncIterator[bytes] | None = None
+
+
+class Engine(Protocol):
+    """What generates tokens. One engine lives in one replica."""
+
+    async def start(self, progress: Progress) -> None:
+        """Load the model; returns when generation is possible. Raises `StartFailed`."""
+
+    async def generate(self, request: EngineRequest) -> EngineResponse:
+        """Begin one generation; raises `InvalidRequest`, `PromptTooLong` or `EngineError`."""
+
+    def stats(self) -> EngineStats:
+        """The present load; cheap, never blocks."""
+
+    async def healthy(self) -> None:
+        """Returns when the engine answers a cheap probe; raises `EngineError` when it cannot."""
+
+    async def stop(self) -> None:
+        """Free all that the engine holds; running generations end. May be called twice."""
+
+
+class Backend(Protocol):
+    """What runs replicas: child processes on this machine, or Ray Serve on many."""
+
+    async def start(self) -> None:
+        """Get ready to run replicas; raises `StartFailed`."""
+
+    async def deploy(self, spec: Any, replicas: int) -> None:
+        """Run `replicas` replicas of the spec; returns at once, states follow by `watch`."""
+
+    async def scale(self, model: str, replicas: int) -> None:
+        """Change the number of replicas without restarting any that stay."""
+
+    async def remove(self, model: str) -> None:
+        """Drain and stop all replicas of the model; returns when they are gone."""
+
+    def replicas(self, model: str) -> tuple[ReplicaView, ...]:
+        """The model's replicas as known now."""
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed` (from the event loop) after each change of any replica's view."""
+
+    def logs(self, model: str, lines: int) -> list[str]:
+        """The last log lines of the model's replicas, oldest first."""
+
+    async def stop(self) -> None:
+        """Stop everything this backend started; nothing is left behind."""
+
+
+class WeightSource(Protocol):
+    """Turns one kind of URI into a local file."""
+
+    def fetch(self, uri: str, target: Path, progress: Progress) -> None:
+        """Write the file's bytes to `target`, resuming what is there; raises `WeightsError`.
+
+        Blocking: call it in a thread.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One served request, as the request log keeps it.
+
+    Times are unix seconds, durations milliseconds, money US dollars.
+
+    Attributes:
+        id: Request id, as in the `x-request-id` header.
+        time: When the gateway received it.
+        route: OpenAI route.
+        model: The name the client asked for.
+        replica: The replica that answered; empty when none did.
+        key: Id of the API key; empty when none was needed.
+        status: HTTP status sent to the client; 499 when the client left first.
+        error: Code of the error; empty when there was none.
+        stream: Whether the answer was streamed.
+        time_to_first_token_ms: By the gateway's clock; `None` when no token came.
+        latency_ms: Received → last byte.
+        overhead_ms: Received → upstream request sent.
+        prompt_tokens: As reported by the engine; `None` when it did not.
+        completion_tokens: Likewise.
+        cost_usd: `None` when the spec has no price.
+    """
+
+    id: str
+    time: float
+    route: str
+    model: str
+    replica: str = ""
+    key: str = ""
+    status: int = 200
+    error: str = ""
+    stream: bool = False
+    time_to_first_token_ms: float | None = None
+    latency_ms: float = 0.0
+    overhead_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+class RequestLog(Protocol):
+    """Keeps request records. Never called on the hot path: writers put records in a queue."""
+
+    def append(self, records: Sequence[RequestRecord]) -> None:
+        """Store a batch; raises `StoreError`."""
+
+    def recent(self, limit: int, model: str | None = None) -> list[RequestRecord]:
+        """The newest records first."""
+
+    def totals(self) -> Mapping[str, Mapping[str, float]]:
+        """Per model: `requests`, `errors`, `prompt_tokens`, `completion_tokens`, `cost_usd`."""
