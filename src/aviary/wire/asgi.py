@@ -1,0 +1,119 @@
+"""Small ASGI helpers shared by gateway, replica and control server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from aviary.core.errors import AviaryError, BodyTooLarge
+from aviary.core.ports import Headers
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+class ClientLeft(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+async def read_body(receive: Receive, limit_bytes: int) -> bytes:
+    """The request's whole body.
+
+    Raises:
+        BodyTooLarge: as soon as it exceeds the limit; the rest is not read.
+        ClientLeft: when the client leaves first.
+    """
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        _check_size(len(body), limit_bytes)
+        return body
+    parts = [body]
+    size = len(body)
+    while True:
+        _check_size(size, limit_bytes)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        part = message.get("body", b"")
+        parts.append(part)
+        size += len(part)
+        if not message.get("more_body"):
+            _check_size(size, limit_bytes)
+            return b"".join(parts)
+
+
+def _check_size(size: int, limit_bytes: int) -> None:
+    if size > limit_bytes:
+        raise BodyTooLarge(
+            f"The request body is larger than {limit_bytes} bytes, the most this server accepts.",
+            hint="Send less, or raise AVIARY_MAX_BODY_MB.",
+        )
+
+
+async def send_bytes(
+    send: Send, status: int, body: bytes, headers: Headers = (JSON,), *, head: bool = False
+) -> None:
+    """Send a complete answer."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"" if head else body})
+
+
+async def send_json(send: Send, status: int, data: Any, headers: Headers = ()) -> None:
+    """Send an object as JSON."""
+    await send_bytes(send, status, msgspec.json.encode(data), (JSON, *headers))
+
+
+def error_body(error: AviaryError) -> bytes:
+    """OpenAI's error object for an error."""
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": str(error),
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+                "who": error.who,
+                "retryable": error.retryable,
+            }
+        }
+    )
+
+
+def error_headers(error: AviaryError) -> list[tuple[bytes, bytes]]:
+    """Headers that belong to an error: JSON, `retry-after` when known, `www-authenticate`."""
+    headers = [JSON]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+async def send_error(send: Send, error: AviaryError, headers: Headers = ()) -> None:
+    """Send an error in OpenAI's shape."""
+    await send_bytes(send, error.status, error_body(error), [*error_headers(error), *headers])
+
+
+def find_header(headers: Headers, name: bytes) -> bytes | None:
+    """Value of the first header of that (lower case) name."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None

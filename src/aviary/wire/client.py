@@ -1,0 +1,441 @@
+"""A small pooled HTTP/1.1 client for the hot path.
+
+One request to a replica costs about a tenth of what a general client costs (docs/adr/0003): no
+redirects, no cookies, no decompression; bytes go out as one write and come back as they arrive.
+
+Backpressure: a response's unread bytes are bounded; past that the socket is not read any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import cast
+
+import httptools
+
+from aviary.core.ports import Headers
+
+HIGH_WATER_BYTES = 256 * 1024
+IDLE_KEEP_S = 4.0
+MAX_IDLE_PER_TARGET = 1024
+SWEEP_S = 0.5
+
+
+class WireError(Exception):
+    """A request to an upstream failed.
+
+    Attributes:
+        sent: Whether the request may have reached the upstream.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class ConnectFailed(WireError):
+    """No connection could be made; the upstream has seen nothing."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
+class UpstreamLost(WireError):
+    """The upstream closed the connection or broke HTTP before its answer was complete."""
+
+
+class UpstreamSilent(WireError):
+    """The upstream sent nothing for longer than the silence limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an upstream listens: TCP (`host`, `port`) or a Unix socket (`path`)."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; serves one request at a time."""
+
+    __slots__ = (
+        "_keep_alive",
+        "_parser",
+        "_paused",
+        "_response",
+        "_waiter",
+        "client",
+        "idle_since",
+        "last_byte",
+        "silence_s",
+        "target",
+        "transport",
+        "used",
+    )
+
+    def __init__(self, client: Client, target: Target) -> None:
+        self.client = client
+        self.target = target
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self.last_byte = 0.0
+        self.silence_s = 0.0
+        self.used = False
+        self._parser: httptools.HttpResponseParser | None = None
+        self._response: Response | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._paused = False
+        self._keep_alive = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            self.abort()  # bytes nobody asked for: this connection cannot be trusted
+            return
+        self.last_byte = monotonic()
+        response.received = True
+        try:
+            self._parser.feed_data(data)  # type: ignore[union-attr]
+        except httptools.HttpParserError as error:
+            self._fail(UpstreamLost(f"{self.target} broke HTTP: {error}", sent=True))
+            self.abort()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.client.forget(self)
+        response = self._response
+        if response is not None and not response.complete:
+            reason = f": {exc}" if exc else ""
+            self._fail(UpstreamLost(f"{self.target} closed the connection{reason}", sent=True))
+        self.transport = None
+
+    # httptools callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._response is not None:
+            self._response.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        response = self._response
+        if response is None or self._parser is None:
+            return
+        response.status = self._parser.get_status_code()
+        self._keep_alive = self._parser.should_keep_alive()
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        response = self._response
+        if response is None:
+            return
+        response.pieces.append(body)
+        response.unread += len(body)
+        if response.unread > HIGH_WATER_BYTES and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        response = self._response
+        if response is None:
+            return
+        response.complete = True
+        self._wake()
+
+    # used by Client and Response
+
+    @property
+    def silent_for_s(self) -> float:
+        """Seconds since the last byte of a request that waits for bytes; 0 when none waits."""
+        if self._response is None or self._response.complete or self._paused:
+            return 0.0
+        return monotonic() - self.last_byte
+
+    def begin(self, data: bytes, body: bytes, silence_s: float) -> Response:
+        """Send one request."""
+        self.used = True
+        self.silence_s = silence_s
+        self.last_byte = monotonic()
+        self._parser = httptools.HttpResponseParser(self)
+        self._response = response = Response(self)
+        transport = self.transport
+        if transport is None:
+            raise UpstreamLost(f"{self.target} closed the connection", sent=False)
+        if body:
+            transport.writelines((data, body))
+        else:
+            transport.write(data)
+        return response
+
+    def wait(self) -> asyncio.Future[None]:
+        """A future that is done when there is news."""
+        self._waiter = waiter = self.client.loop.create_future()
+        return waiter
+
+    def resume(self) -> None:
+        """Read on after the consumer has taken what was there."""
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.last_byte = monotonic()
+            self.transport.resume_reading()
+
+    def finish(self) -> None:
+        """Give the connection back, or close it when its answer was not read to the end."""
+        response, self._response = self._response, None
+        self._parser = None
+        if response is None:
+            return
+        if response.complete and self._keep_alive and self.transport is not None:
+            self.resume()
+            self.client.release(self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._response = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def fail_silent(self) -> None:
+        """End the present request: its upstream has been silent too long."""
+        self._fail(
+            UpstreamSilent(f"{self.target} sent nothing for {self.silence_s:g} s", sent=True)
+        )
+        self.abort()
+
+    def _fail(self, error: WireError) -> None:
+        if self._response is not None:
+            self._response.error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Response:
+    """An upstream's answer. `read` until it returns nothing, then (always) `close`."""
+
+    __slots__ = (
+        "_connection",
+        "complete",
+        "error",
+        "headers",
+        "pieces",
+        "received",
+        "status",
+        "unread",
+    )
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: deque[bytes] = deque()
+        self.unread = 0
+        self.complete = False
+        self.received = False
+        self.error: WireError | None = None
+
+    async def head(self) -> None:
+        """Wait for status and headers; raises `WireError`."""
+        while not self.status:
+            if self.error is not None:
+                raise self.error
+            await self._connection.wait()
+
+    async def read(self) -> bytes:
+        """The bytes that have come since the last call; empty at the end.
+
+        Raises:
+            UpstreamLost: when the answer broke off.
+            UpstreamSilent: when nothing came for too long.
+        """
+        while True:
+            pieces = self.pieces
+            if pieces:
+                data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+                pieces.clear()
+                self.unread = 0
+                self._connection.resume()
+                return data
+            if self.complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            await self._connection.wait()
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """The whole body; raises `UpstreamLost` when it is larger than the limit."""
+        body = bytearray()
+        while data := await self.read():
+            body += data
+            if len(body) > limit_bytes:
+                raise UpstreamLost(f"answer larger than {limit_bytes} bytes", sent=True)
+        return bytes(body)
+
+    def header(self, name: bytes) -> bytes:
+        """Value of the first header of that (lower case) name, or nothing."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
+    def close(self) -> None:
+        """Give the connection back; when the answer is not complete, cut it: that cancels."""
+        self._connection.finish()
+
+
+class Client:
+    """A pool of connections to any number of upstreams. Use within one event loop."""
+
+    def __init__(self, *, connect_timeout_s: float = 3.0) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: dict[Target, list[_Connection]] = {}
+        self._all: set[_Connection] = set()
+        self._closed = False
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    async def request(
+        self,
+        target: Target,
+        method: str,
+        path: str,
+        headers: Headers = (),
+        body: bytes = b"",
+        *,
+        silence_s: float = 600.0,
+    ) -> Response:
+        """Send a request and wait for the answer's head.
+
+        A request that fails on a kept connection before any byte came back is sent once more on a
+        new one: the upstream had closed the old one while it idled.
+
+        Args:
+            target: The upstream.
+            method: HTTP method.
+            path: Path and query; must be plain ASCII without spaces.
+            headers: Extra headers; `host` and `content-length` are set here.
+            body: Request body.
+            silence_s: Longest silence of the upstream, before and between bytes.
+
+        Raises:
+            ConnectFailed: nothing was sent.
+            UpstreamLost: the connection broke before the head was complete.
+            UpstreamSilent: the upstream did not answer in time.
+        """
+        host = target.host or "localhost"
+        lines = [f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n".encode()]
+        if body or method != "GET":
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.extend(name + b": " + value + b"\r\n" for name, value in headers)
+        lines.append(b"\r\n")
+        data = b"".join(lines)
+        while True:
+            connection = self._take(target)
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(target)
+            response: Response | None = None
+            try:
+                response = connection.begin(data, body, silence_s)
+                await response.head()
+            except UpstreamLost:
+                nothing_came = response is None or not response.received
+                connection.finish()
+                if reused and nothing_came:
+                    continue
+                raise
+            except BaseException:
+                connection.finish()
+                raise
+            return response
+
+    def _take(self, target: Target) -> _Connection | None:
+        idle = self._idle.get(target)
+        while idle:
+            connection = idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def _connect(self, target: Target) -> _Connection:
+        connection = _Connection(self, target)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                if target.path:
+                    await self.loop.create_unix_connection(lambda: connection, target.path)
+                else:
+                    await self.loop.create_connection(lambda: connection, target.host, target.port)
+        except TimeoutError:
+            raise ConnectFailed(f"{target} did not accept a connection in time") from None
+        except OSError as error:
+            raise ConnectFailed(f"cannot connect to {target}: {error}") from None
+        self._all.add(connection)
+        return connection
+
+    def release(self, connection: _Connection) -> None:
+        """Keep a connection for the next request."""
+        idle = self._idle.setdefault(connection.target, [])
+        if self._closed or len(idle) >= MAX_IDLE_PER_TARGET:
+            connection.abort()
+            return
+        connection.idle_since = monotonic()
+        idle.append(connection)
+
+    def forget(self, connection: _Connection) -> None:
+        """Drop a connection that is closed."""
+        self._all.discard(connection)
+        idle = self._idle.get(connection.target)
+        if idle:
+            with contextlib.suppress(ValueError):
+                idle.remove(connection)
+            if not idle:
+                del self._idle[connection.target]
+
+    def _sweep(self) -> None:
+        """Close idle connections past their time; end requests whose upstream is silent."""
+        now = monotonic()
+        for connection in list(self._all):
+            if connection.silent_for_s > connection.silence_s > 0:
+                connection.fail_silent()
+        for target, idle in list(self._idle.items()):
+            keep = [c for c in idle if now - c.idle_since < IDLE_KEEP_S]
+            old = [c for c in idle if now - c.idle_since >= IDLE_KEEP_S]
+            if keep:
+                self._idle[target] = keep
+            else:
+                del self._idle[target]
+            for connection in old:
+                connection.abort()
+        if not self._closed:
+            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    async def close(self) -> None:
+        """Close every connection; running requests fail."""
+        self._closed = True
+        self._sweeper.cancel()
+        for connection in list(self._all):
+            connection.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)
