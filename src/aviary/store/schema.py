@@ -1,0 +1,95 @@
+"""The tables as they are now.
+
+A change here needs a new file in `migrations/<database>/` and the new revision's name in `HEADS`; a
+test compares both.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+)
+
+DatabaseName = Literal["state", "requests"]
+
+HEADS: Final[dict[DatabaseName, str]] = {
+    "state": "0001_api_keys",
+    "requests": "0001_request_log",
+}
+"""The newest revision of each database; equal to it, a database opens without loading alembic."""
+
+
+def version_table(name: DatabaseName) -> str:
+    """Name of the table that holds the revision of a logical database."""
+    return f"aviary_{name}_revision"
+
+
+state = MetaData()
+requests = MetaData()
+METADATA: Final[dict[DatabaseName, MetaData]] = {"state": state, "requests": requests}
+
+api_keys = Table(
+    "api_keys",
+    state,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the secret, hex
+    Column("created", Double, nullable=False),  # times are unix seconds
+    Column("revoked", Double),
+    Column("last_used", Double),
+    Index("ix_api_keys_hash", "hash", unique=True),
+)
+
+# Columns are named as the fields of aviary.core.ports.RequestRecord, with the same units.
+request_log = Table(
+    "request_log",
+    requests,
+    Column(
+        "seq",
+        BigInteger().with_variant(Integer, "sqlite"),
+        Identity(),
+        primary_key=True,
+    ),
+    Column("id", String(128), nullable=False),  # a client may choose it: not unique
+    Column("time", Double, nullable=False),
+    Column("route", String(256), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("replica", String(256), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", String(64), nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("time_to_first_token_ms", Double),
+    Column("latency_ms", Double, nullable=False),
+    Column("overhead_ms", Double),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cost_usd", Double),
+    Index("ix_request_log_time", "time"),
+    Index("ix_request_log_model_time", "model", "time"),
+)
+
+# Grows with every appended batch, in the same transaction, so that totals need no scan of the log
+# and stay right when old rows of the log are deleted.
+request_totals = Table(
+    "request_totals",
+    requests,
+    Column("model", String(256), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+)
