@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from sqlalchemy import Select, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from aviary.core.ports import RequestRecord
 from aviary.store.database import Database, open_database
@@ -181,7 +180,15 @@ def _sum_up(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _upsert_totals(*, is_sqlite: bool) -> Any:
     """Insert a model's totals or add to them; the two dialects spell it alike."""
-    add = (sqlite if is_sqlite else postgresql).insert(request_totals)
+    add: Any
+    if is_sqlite:
+        from sqlalchemy.dialects import sqlite
+
+        add = sqlite.insert(request_totals)
+    else:
+        from sqlalchemy.dialects import postgresql  # 0.1 s to import
+
+        add = postgresql.insert(request_totals)
     return add.on_conflict_do_update(
         index_elements=["model"],
         set_={name: request_totals.c[name] + add.excluded[name] for name in _TOTALS},
