@@ -5,10 +5,10 @@ Every implementation of one of these passes the one contract suite for it in `te
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from aviary.core.states import EngineStats, ReplicaView
 
@@ -17,6 +17,17 @@ Progress = Callable[[str, float | None], None]
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP header names (lower case) and values, as ASGI has them."""
+
+
+class ByteStream(Protocol):
+    """Bytes as they come. Whoever holds one must `aclose` it: that frees what is behind it."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None:
+        """End the stream; before its end this cancels. May be called twice."""
 
 
 @dataclass(slots=True)
@@ -39,12 +50,12 @@ class EngineResponse:
     """The engine's answer: status, headers and the body as it comes.
 
     The body yields bytes as the engine produces them: for a streamed answer whole server-sent
-    events, for any other one JSON document. Closing the iterator (`aclose`) cancels the generation.
+    events, for any other one JSON document. Closing it cancels the generation.
     """
 
     status: int
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: AsyncIterator[bytes] | None = None
+    headers: list[tuple[bytes, bytes]]
+    body: ByteStream
 
 
 class Engine(Protocol):

@@ -79,6 +79,7 @@ class ModelView:
         slots: Sequences one replica generates at the same time.
         queue: Requests that may wait, per replica.
         wait_s: Longest time in seconds a request may wait for a slot or a replica.
+        timeout_s: Longest silence of the engine in seconds.
         usd_per_hour: Price of one replica-hour in US dollars, when priced by time.
         usd_per_million_input_tokens: Token price, when priced by tokens.
         usd_per_million_output_tokens: Token price, when priced by tokens.
@@ -96,6 +97,7 @@ class ModelView:
     slots: int = 1
     queue: int = 64
     wait_s: float = 60.0
+    timeout_s: float = 600.0
     usd_per_hour: float | None = None
     usd_per_million_input_tokens: float | None = None
     usd_per_million_output_tokens: float | None = None

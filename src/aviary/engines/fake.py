@@ -12,7 +12,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -22,13 +22,14 @@ from aviary.core.errors import Crashed, EngineError, InvalidRequest, PromptTooLo
 from aviary.core.ports import EngineRequest, EngineResponse, Progress
 from aviary.core.states import EngineStats
 from aviary.engines.chunks import ChunkFolder
+from aviary.engines.stream import OwnedStream
 from aviary.wire.asgi import EVENT_STREAM, JSON
 from aviary.wire.sse import DONE, encode_event, payload, split_events
 
 WORDS = (
-    "heron wren kestrel plover siskin lapwing dunlin avocet bittern curlew gannet fulmar petrel "
-    "shrike dipper linnet twite smew garganey goosander"
-).split()
+    *("heron", "wren", "kestrel", "plover", "siskin", "lapwing", "dunlin", "avocet", "bittern"),
+    *("curlew", "gannet", "fulmar", "petrel", "shrike", "dipper", "linnet", "twite", "smew"),
+)
 
 
 def scripted_text(body: dict[str, Any], tokens: int) -> list[str]:
@@ -90,7 +91,7 @@ class FakeTextEngine:
             raise Crashed("The engine is not running.")
         body = request.body
         if request.path == "/v1/embeddings":
-            return EngineResponse(200, [JSON], self._embed(body))
+            return self._owned([JSON], self._embed(body))
         chat = request.path == "/v1/chat/completions"
         if not chat and request.path != "/v1/completions":
             raise InvalidRequest(f"The fake engine does not serve {request.path}.")
@@ -114,8 +115,17 @@ class FakeTextEngine:
             raise EngineError("The fake engine fails, as its spec asks.")
         events = self._events(body, chat, tokens, finish, prompt_tokens, fault)
         if body.get("stream"):
-            return EngineResponse(200, [EVENT_STREAM], events)
-        return EngineResponse(200, [JSON], _fold(events, chat))
+            return self._owned([EVENT_STREAM], events)
+        return self._owned([JSON], _fold(events, chat))
+
+    def _owned(
+        self, headers: list[tuple[bytes, bytes]], source: AsyncGenerator[bytes, None]
+    ) -> EngineResponse:
+        self._running += 1
+        return EngineResponse(200, headers, OwnedStream(source, self._done))
+
+    def _done(self) -> None:
+        self._running -= 1
 
     async def _events(
         self,
@@ -125,7 +135,7 @@ class FakeTextEngine:
         finish: str,
         prompt_tokens: int,
         fault: FakeFault | None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         kind = "chat.completion.chunk" if chat else "text_completion"
         top = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-fake{self._requests}",
@@ -142,7 +152,6 @@ class FakeTextEngine:
                 choice["text"] = text or ""
             return encode_event({**top, "choices": [choice]})
 
-        self._running += 1
         self._prompt_tokens += prompt_tokens
         loop = asyncio.get_running_loop()
         sent = 0
@@ -171,10 +180,9 @@ class FakeTextEngine:
             }
             yield encode_event({**top, "choices": [], "usage": usage}) + DONE
         finally:
-            self._running -= 1
             self._completion_tokens += sent
 
-    async def _embed(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def _embed(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         given = body.get("input")
         texts = given if isinstance(given, list) else [given]
         data = []
@@ -224,11 +232,11 @@ async def _commit(fault: FakeFault) -> None:
             return
 
 
-async def _fold(events: AsyncIterator[bytes], chat: bool) -> AsyncIterator[bytes]:
+async def _fold(events: AsyncGenerator[bytes, None], chat: bool) -> AsyncGenerator[bytes, None]:
     folder = ChunkFolder(chat=chat)
     complete = False
-    async with contextlib.aclosing(events) as stream:  # type: ignore[type-var]
-        async for piece in stream:
+    async with contextlib.aclosing(events):
+        async for piece in events:
             for event in split_events(piece):
                 data = payload(event)
                 if data == b"[DONE]":

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from aviary.core.ports import EngineRequest, EngineResponse, Progress
 from aviary.core.states import EngineStats
 from aviary.engines.chunks import ChunkFolder
 from aviary.engines.llamacpp_events import EventFilter
+from aviary.engines.stream import OwnedStream, single
 from aviary.engines.templates import chat_template
 from aviary.weights.cache import WeightCache
 from aviary.wire.asgi import EVENT_STREAM, JSON
@@ -148,9 +149,7 @@ class LlamaCpp:
         response = await self._send(request.path, body)
         self._running += 1
         try:
-            if response.status != 200:
-                raise self._error(await response.read_all(ANSWER_LIMIT_BYTES), response.status)
-            if not streamed:
+            if response.status != 200 or not streamed:
                 answer = await response.read_all(ANSWER_LIMIT_BYTES)
         except WireError as error:
             self._done(response)
@@ -158,13 +157,23 @@ class LlamaCpp:
         except BaseException:
             self._done(response)
             raise
+        if response.status != 200:
+            self._done(response)
+            raise self._error(answer, response.status)
         if not streamed:
             self._done(response)
-            return EngineResponse(200, [JSON], _single(answer))
+            return EngineResponse(200, [JSON], OwnedStream(single(answer), lambda: None))
         events = EventFilter(request.path, request.body, keep_progress=wants_progress)
+
+        def close() -> None:
+            self._prompt_tokens += events.prompt_tokens
+            self._completion_tokens += events.completion_tokens
+            self._done(response)
+
+        stream = self._stream(response, events)
         if wants_stream:
-            return EngineResponse(200, [EVENT_STREAM], self._stream(response, events))
-        return EngineResponse(200, [JSON], self._fold(response, events, request.path))
+            return EngineResponse(200, [EVENT_STREAM], OwnedStream(stream, close))
+        return EngineResponse(200, [JSON], OwnedStream(self._fold(stream, request.path), close))
 
     async def _send(self, path: str, body: dict[str, Any]) -> Response:
         if self._client is None:
@@ -181,7 +190,7 @@ class LlamaCpp:
         except WireError as error:
             raise self._wire_error(error) from error
 
-    async def _stream(self, response: Response, events: EventFilter) -> AsyncIterator[bytes]:
+    async def _stream(self, response: Response, events: EventFilter) -> AsyncGenerator[bytes, None]:
         splitter = EventSplitter()
         try:
             while data := await response.read():
@@ -190,15 +199,12 @@ class LlamaCpp:
                     yield whole
         except WireError as error:
             raise self._wire_error(error) from error
-        finally:
-            self._count(events)
-            self._done(response)
 
     async def _fold(
-        self, response: Response, events: EventFilter, path: str
-    ) -> AsyncIterator[bytes]:
+        self, stream: AsyncGenerator[bytes, None], path: str
+    ) -> AsyncGenerator[bytes, None]:
         folder = ChunkFolder(chat=path == "/v1/chat/completions")
-        async with contextlib.aclosing(self._stream(response, events)) as stream:
+        async with contextlib.aclosing(stream):
             async for piece in stream:
                 for event in split_events(piece):
                     data = payload(event)
@@ -209,10 +215,6 @@ class LlamaCpp:
                         raise self._error(data, 500)
                     folder.add(chunk)
         yield msgspec.json.encode(folder.answer())
-
-    def _count(self, events: EventFilter) -> None:
-        self._prompt_tokens += events.prompt_tokens
-        self._completion_tokens += events.completion_tokens
 
     def _done(self, response: Response) -> None:
         self._running -= 1
@@ -301,10 +303,6 @@ class LlamaCpp:
 def _destroy(holder: list[Any]) -> None:
     """Drop the last reference here, in a thread: the destructor waits for llama.cpp's threads."""
     holder.clear()
-
-
-async def _single(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _check_gguf(path: Path) -> None:

@@ -26,7 +26,9 @@ class Child:
     `on_line` line by line, what it reports to `on_event`.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, readers: list[asyncio.Task[None]]):
+    def __init__(
+        self, process: asyncio.subprocess.Process, readers: list[asyncio.Task[None]]
+    ) -> None:
         self._process = process
         self._readers = readers
 

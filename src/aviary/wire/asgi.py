@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,6 +19,11 @@ Send = Callable[[Message], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+
+TOKEN_HEADER = b"x-aviary-token"
+"""Carries the cluster's internal token; replicas and control server answer only to it."""
+LOAD_HEADER = b"x-aviary-load"
+"""A replica's load on each of its answers: `running,waiting,slots`."""
 
 
 class ClientLeft(Exception):
@@ -59,6 +65,14 @@ def _check_size(size: int, limit_bytes: int) -> None:
             f"The request body is larger than {limit_bytes} bytes, the most this server accepts.",
             hint="Send less, or raise AVIARY_MAX_BODY_MB.",
         )
+
+
+async def cancel_when_left(receive: Receive, work: asyncio.Task[None] | None) -> None:
+    """Cancel the work as soon as the client has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if work is not None:
+        work.cancel()
 
 
 async def send_bytes(

@@ -1,0 +1,192 @@
+"""The gateway's ASGI app: a thin dispatcher in front of the hot path, with everything else behind.
+
+`/v1/…` generation routes go straight to `Exchange`; health, metrics and the model list are answered
+here; all other paths belong to the web app (`/api`, `/docs`), which is made on first use, so that
+a worker serves its first token before it has loaded any of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from aviary.auth.keys import require
+from aviary.core.errors import AviaryError, InvalidRequest
+from aviary.core.states import ModelState, ModelView
+from aviary.gateway import metrics
+from aviary.gateway.exchange import Exchange, GatewayState, request_id
+from aviary.wire.asgi import (
+    ClientLeft,
+    Receive,
+    Scope,
+    Send,
+    find_header,
+    send_bytes,
+    send_error,
+    send_json,
+)
+
+log = structlog.get_logger()
+
+GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+
+Lifespan = Callable[[], Awaitable[GatewayState]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class RouteMissing(InvalidRequest):
+    """There is nothing at that path."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, the method does not."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class GatewayApp:
+    """ASGI app of one gateway worker.
+
+    Args:
+        startup: Makes the worker's state; called in the lifespan.
+        shutdown: Undoes it.
+        web: Makes the app for all other paths; called at most once, when first needed.
+    """
+
+    def __init__(
+        self,
+        startup: Lifespan,
+        shutdown: Callable[[], Awaitable[None]],
+        web: Callable[[GatewayState], AsgiApp] | None = None,
+    ) -> None:
+        self._startup = startup
+        self._shutdown = shutdown
+        self._make_web = web
+        self._web: AsgiApp | None = None
+        self._state: GatewayState | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        if scope["type"] == "http":
+            state = self._state
+            if state is None:
+                raise RuntimeError("the gateway got a request before its lifespan began")
+            path: str = scope["path"]
+            if path in GENERATION and scope["method"] == "POST":
+                await Exchange(state, path, scope, receive, send).run(scope)
+            else:
+                await self._other(state, path, scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    self._state = await self._startup()
+                except Exception as error:
+                    log.exception("gateway worker did not start")
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._shutdown()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _other(
+        self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            if path == "/healthz":
+                await send_json(send, 200, {"status": "ok"})
+            elif path == "/readyz":
+                await self._ready(state, send)
+            elif path == "/metrics":
+                self._identify(state, scope, admin=True)
+                text = await asyncio.to_thread(metrics.render)
+                headers = [(b"content-type", metrics.CONTENT_TYPE.encode())]
+                await send_bytes(send, 200, text, headers)
+            elif path == "/v1/models" or path.startswith("/v1/models/"):
+                self._only(scope, "GET", "HEAD")
+                self._identify(state, scope)
+                await self._models(state, path, scope, send)
+            elif path in GENERATION:
+                self._only(scope, "POST")
+            elif path.startswith("/v1/"):
+                raise RouteMissing(f"There is no route {scope['method']} {path[:200]}.")
+            else:
+                await self._rest(state, path, scope, receive, send)
+        except AviaryError as error:
+            await send_error(send, error, [(b"x-request-id", request_id(scope))])
+        except ClientLeft:
+            return
+
+    @staticmethod
+    def _only(scope: Scope, *methods: str) -> None:
+        if scope["method"] not in methods:
+            raise MethodNotAllowed(f"{scope['path']} takes {' or '.join(methods)} only.")
+
+    @staticmethod
+    def _identify(state: GatewayState, scope: Scope, *, admin: bool = False) -> None:
+        headers = scope["headers"]
+        key = state.ring.identify(
+            find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
+        )
+        require(key, "admin" if admin else "user")
+
+    @staticmethod
+    async def _ready(state: GatewayState, send: Send) -> None:
+        """Ready when every declared model can answer; 503 until one can."""
+        views = [route.view for route in state.table.routes]
+        ready = [view.id for view in views if view.state is ModelState.READY]
+        body: dict[str, Any] = {
+            "status": "ready" if len(ready) == len(views) else "partly ready",
+            "ready": ready,
+            "not_ready": [view.id for view in views if view.state is not ModelState.READY],
+            "workers": state.table.snapshot.workers,
+        }
+        usable = bool(ready) or (not views and state.table.snapshot.generation > 0)
+        if not usable:
+            body["status"] = "not ready"
+        await send_json(send, 200 if usable else 503, body)
+
+    async def _models(self, state: GatewayState, path: str, scope: Scope, send: Send) -> None:
+        head = scope["method"] == "HEAD"
+        if path == "/v1/models":
+            data = [model_object(route.view) for route in state.table.routes]
+            answer: dict[str, Any] = {"object": "list", "data": data}
+        else:
+            answer = model_object(state.table.route(path.removeprefix("/v1/models/")).view)
+        await send_bytes(send, 200, msgspec.json.encode(answer), head=head)
+
+    async def _rest(
+        self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if self._web is None:
+            if self._make_web is None:
+                raise RouteMissing(f"There is nothing at {path[:200]}.")
+            self._web = self._make_web(state)
+        await self._web(scope, receive, send)
+
+
+def model_object(view: ModelView) -> dict[str, Any]:
+    """OpenAI's model object, with fields of our own beside it."""
+    return {
+        "id": view.id,
+        "object": "model",
+        "created": int(view.created),
+        "owned_by": "aviary",
+        "description": view.description,
+        "state": view.state,
+        "context_length": view.context_length,
+    }

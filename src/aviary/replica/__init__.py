@@ -1,0 +1,1 @@
+"""A replica: one process that serves one spec; an ASGI app around one engine."""

@@ -1,0 +1,148 @@
+"""The endpoint table of one gateway worker: the control plane's snapshot plus what it sees itself.
+
+Endpoints keep what the worker learned about them (load, failures) from one snapshot to the next.
+Requests that find no endpoint wait here, a bounded number, until one comes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection
+from time import monotonic
+
+from aviary.core.errors import ModelNotFound, Overloaded, Unavailable
+from aviary.core.states import ModelView, ReplicaState, Snapshot
+from aviary.routing.balancer import Endpoint, choose
+
+SHOWN_MODELS = 8
+
+
+class Route:
+    """One model's endpoints in this worker."""
+
+    __slots__ = ("_changed", "endpoints", "held", "view")
+
+    def __init__(self, view: ModelView) -> None:
+        self.view = view
+        self.endpoints: list[Endpoint] = []
+        self.held = 0
+        self._changed = asyncio.Event()
+
+    def update(self, view: ModelView) -> None:
+        """Take a new view of the model; wake requests that wait."""
+        known = {endpoint.id: endpoint for endpoint in self.endpoints}
+        self.view = view
+        self.endpoints = [
+            known.get(replica.id)
+            or Endpoint(replica.id, replica.host, replica.port, replica.prefix, view.slots)
+            for replica in view.replicas
+            if replica.state is ReplicaState.READY and replica.port
+        ]
+        self.wake()
+
+    def wake(self) -> None:
+        """Let waiting requests look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def acquire(self, deadline_s: float, exclude: Collection[str] = ()) -> Endpoint:
+        """An endpoint to ask; waits for one until the deadline (clock of `monotonic`).
+
+        Raises:
+            Overloaded: too many requests wait for this model already.
+            Unavailable: no endpoint became ready in time.
+        """
+        endpoint = choose(self.endpoints, monotonic(), random.random, exclude)
+        if endpoint is None:
+            endpoint = await self._hold(deadline_s)
+        endpoint.outstanding += 1
+        return endpoint
+
+    async def _hold(self, deadline_s: float) -> Endpoint:
+        view = self.view
+        if self.held >= max(1, view.queue):
+            raise Overloaded(
+                f"Model {view.id} has no ready replica, and {self.held} requests wait for one.",
+                hint="Try again later.",
+                retry_after_s=5,
+            )
+        self.held += 1
+        try:
+            while True:
+                now = monotonic()
+                remaining_s = deadline_s - now
+                if remaining_s <= 0:
+                    raise Unavailable(
+                        f"Model {view.id} has no ready replica: {describe(self.view)}.",
+                        hint=f"Waited {view.wait_s:g} s; see `aviary status`.",
+                        retry_after_s=5,
+                    )
+                ejected = [e.ejected_until - now for e in self.endpoints if e.ejected_until > now]
+                pause_s = min([remaining_s, *ejected]) + 0.001
+                try:
+                    async with asyncio.timeout(pause_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+                # A replica that failed this request may be asked again once it has come back.
+                endpoint = choose(self.endpoints, monotonic(), random.random)
+                if endpoint is not None:
+                    return endpoint
+        finally:
+            self.held -= 1
+
+
+class Table:
+    """All models of this worker."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self._routes: dict[str, Route] = {}
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a snapshot of the control plane."""
+        routes: dict[str, Route] = {}
+        for view in snapshot.models:
+            route = self._routes.get(view.id) or Route(view)
+            route.update(view)
+            routes[view.id] = route
+        gone = [route for name, route in self._routes.items() if name not in routes]
+        self.snapshot = snapshot
+        self._routes = routes
+        for route in gone:
+            route.endpoints = []
+            route.wake()
+
+    def route(self, model: str) -> Route:
+        """The model's route.
+
+        Raises:
+            ModelNotFound: there is no such model; the message names some that are.
+        """
+        route = self._routes.get(model)
+        if route is None:
+            known = ", ".join(list(self._routes)[:SHOWN_MODELS]) or "none"
+            shown = model if len(model) <= 100 else model[:100] + "…"
+            raise ModelNotFound(
+                f"The model {shown!r} does not exist here.",
+                hint=f"Models: {known}.",
+                param="model",
+            )
+        return route
+
+    @property
+    def routes(self) -> Collection[Route]:
+        """All routes, in order of declaration."""
+        return self._routes.values()
+
+
+def describe(view: ModelView) -> str:
+    """The state of a model's replicas in words."""
+    if not view.replicas:
+        return "none is running"
+    parts = []
+    for replica in view.replicas[:4]:
+        detail = f" ({replica.detail})" if replica.detail else ""
+        parts.append(f"{replica.state}{detail}")
+    return "; ".join(parts)
