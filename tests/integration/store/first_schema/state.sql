@@ -1,0 +1,21 @@
+-- The database as version 0.1 wrote it. Never edit: old databases do not change either.
+BEGIN TRANSACTION;
+CREATE TABLE api_keys (
+	id VARCHAR(32) NOT NULL, 
+	name VARCHAR(100) NOT NULL, 
+	role VARCHAR(16) NOT NULL, 
+	hash VARCHAR(64) NOT NULL, 
+	created DOUBLE NOT NULL, 
+	revoked DOUBLE, 
+	last_used DOUBLE, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "api_keys" VALUES('ak_000000000001','first','admin','0000000000000000000000000000000000000000000000000000000000000001',1.79550338119434356692e+09,NULL,NULL);
+INSERT INTO "api_keys" VALUES('ak_000000000002','zweiter 🐦','user','0000000000000000000000000000000000000000000000000000000000000002',1.79550338120149087905e+09,1.79550338120735645296e+09,NULL);
+CREATE TABLE aviary_state_revision (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT aviary_state_revision_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "aviary_state_revision" VALUES('0001_api_keys');
+CREATE UNIQUE INDEX ix_api_keys_hash ON api_keys (hash);
+COMMIT;
