@@ -190,7 +190,8 @@ class Aviary(Contender):
         command = [sys.executable, "-m", "aviary.gateway.static", "--port", str(self.port)]
         for model, port in upstreams.items():
             command += ["--model", f"{model}=127.0.0.1:{port}"]
-        return command, {"AVIARY_HOME": self._home.name}
+        command += ["--log", str(Path(self._home.name) / "requests.db")]
+        return command, {"AVIARY_HOME": self._home.name, "TMPDIR": self._home.name}
 
     def stop(self) -> None:
         """End its processes and remove its request log."""
