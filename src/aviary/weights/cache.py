@@ -40,7 +40,7 @@ from aviary.weights.disk import (
     sync,
     write_json,
 )
-from aviary.weights.local import existing_file, file_path
+from aviary.weights.local import existing_file
 from aviary.weights.locks import held
 from aviary.weights.meter import Meter, SharedProgress, format_bytes
 from aviary.weights.sources import check_address, source_for
@@ -136,8 +136,8 @@ class WeightCache:
         for way in _ways(source):
             if _is_file(way):
                 with contextlib.suppress(WeightsError, OSError):
-                    path = file_path(way[0])
-                    if path.is_file() and source.sha256 in {None, self._remembered(path)}:
+                    path = existing_file(way[0])
+                    if source.sha256 in {None, self._remembered(path)}:
                         return path
             elif source.sha256 is None:
                 found = self._indexed(way)

@@ -268,10 +268,12 @@ class HttpSource:
             )
         if total is not None:
             require_space(target, total - meter.done, display_name(url))
-        with disk_errors(target, "writing"), target.open("ab" if meter.done else "wb") as file:
+        mode = "ab" if meter.done else "wb"
+        with disk_errors(target, "writing"), target.open(mode, buffering=CHUNK) as file:
             if not meter.done:
                 _State(_url_key(url), _validator(response), total).save(target)
-            for chunk in response.iter_raw(CHUNK):
+            # No chunk size: with one, a cut transfer would lose what is not a whole chunk.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 meter.add(len(chunk))
         if total is not None and meter.done < total:
