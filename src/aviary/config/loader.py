@@ -89,6 +89,19 @@ def parse_spec(text: str | bytes, name: str, *, folder: Path | None = None) -> M
     return spec
 
 
+def spec_files(paths: Sequence[Path]) -> list[Path]:
+    """The spec files that paths name: files as they are, folders as their `*.yaml` and `*.yml`.
+
+    Raises:
+        SpecError: a folder has none, or cannot be read.
+    """
+    problems: list[str] = []
+    files = list(_files(paths, problems))
+    if problems:
+        raise _error(problems)
+    return files
+
+
 def catalog_dir() -> Path:
     """The folder of the starter catalog: packaged with the wheel, else the repository's `models/`.
 

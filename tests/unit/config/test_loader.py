@@ -116,8 +116,8 @@ CASES = {
     "bad id": (
         "id: A b\nengine: {kind: fake}\n",
         (
-            "a.yaml:1:5: id: must be 1 to 63 lower-case letters, digits, dots, dashes or underscores, "
-            'and begin with a letter or digit, not "A b".'
+            "a.yaml:1:5: id: must be 1 to 63 lower-case letters, digits, dots, dashes or "
+            'underscores, and begin with a letter or digit, not "A b".'
         ),
     ),
     "out of range": (

@@ -1,0 +1,83 @@
+"""Tables: by rich on a terminal, plain aligned columns anywhere else."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aviary.cli.options import is_terminal, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        title: Its heading.
+        right: Whether it holds figures, which are aligned to the right.
+    """
+
+    title: str
+    right: bool = False
+
+
+def figure(value: float | None, digits: int = 0) -> str:
+    """A number, or a dash for one that is not known."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def one_line(text: str, most: int) -> str:
+    """The text in one line of at most so many characters."""
+    flat = " ".join(printable(text).split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their headings."""
+    cells = [[" ".join(printable(cell).split()) for cell in row] for row in rows]
+    if is_terminal():
+        _print_rich(columns, cells)
+    else:
+        _print_plain(columns, cells)
+
+
+def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=column.right,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: models' words are no markup
+    Console().print(table)
+
+
+def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    lines = [[column.title for column in columns], *rows]
+    widths = [max(_width(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        cells = [
+            " " * (width - _width(cell)) + cell
+            if column.right
+            else cell + " " * (width - _width(cell))
+            for column, width, cell in zip(columns, widths, line, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """Terminal cells of a text."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
