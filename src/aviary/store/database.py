@@ -19,7 +19,14 @@ from aviary.store.schema import DatabaseName
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a SQLite transaction waits for another process's."""
-CONNECT_TIMEOUT_S: Final = 5
+_POSTGRES_DEFAULTS: Final = {
+    "connect_timeout": "5",  # seconds
+    # A server that vanishes from the network is noticed within about half a minute.
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",  # milliseconds
+}
 _WAL_SIZE_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _SYNCHRONOUS: Final[dict[DatabaseName, str]] = {"state": "FULL", "requests": "NORMAL"}
 
@@ -207,8 +214,7 @@ def _sqlite_engine(url: URL, name: DatabaseName) -> Engine:
 
 def _postgres_engine(url: URL) -> Engine:
     """An engine with a small pool (every process has one) that survives restarts of the server."""
-    if "connect_timeout" not in url.query:
-        url = url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
+    url = url.set(query=_POSTGRES_DEFAULTS | dict(url.query))
     try:
         return create_engine(url, pool_size=2, max_overflow=4, pool_pre_ping=True)
     except ImportError as error:

@@ -96,6 +96,8 @@ def _alone(database: Database) -> Iterator[None]:
             f"Another process has been migrating {database.path} for {LOCK_TIMEOUT_S:.0f} s.",
             hint="Look for a hanging `aviary` process.",
         ) from error
+    except OSError as error:
+        raise StoreError(f"The lock file {database.path}.lock cannot be used: {error}.") from error
     try:
         database.enable_wal()
         yield

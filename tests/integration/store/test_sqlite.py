@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 import aviary
 from aviary.core.errors import SpecError, StoreError
 from aviary.core.ports import RequestRecord
-from aviary.store import SqlKeys, SqlRequestLog, database, open_database
+from aviary.store import SqlKeys, SqlRequestLog, database, migrate, open_database
 from aviary.store.migrate import alembic_config
 from aviary.store.schema import HEADS, METADATA, DatabaseName, version_table
 
@@ -66,6 +66,26 @@ class TestMigrations:
                 assert log.totals()["smollm2"]["requests"] == 2
                 log.append([RequestRecord(id="req-3", time=3.0, route="/", model="smollm2")])
                 assert log.totals()["smollm2"]["requests"] == 3
+
+
+def test_a_migration_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.db"
+
+    def upgrade_then_fail(connection: object, name: DatabaseName, found: str | None) -> None:
+        upgrade(connection, name, found)  # type: ignore[arg-type]
+        raise StoreError("no luck.")
+
+    upgrade = migrate._upgrade
+    monkeypatch.setattr(migrate, "_upgrade", upgrade_then_fail)
+    with pytest.raises(StoreError, match="no luck"):
+        open_database(url_of(path), "state")
+    monkeypatch.undo()
+    left = sqlite3.connect(path)
+    assert left.execute("SELECT name FROM sqlite_master").fetchall() == []
+    left.close()
+    open_database(url_of(path), "state").close()
 
 
 class TestFiles:
