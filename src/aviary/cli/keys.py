@@ -5,23 +5,24 @@ A running Aviary notices a change within a second.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aviary.cli.options import JsonOption, print_error, print_json, say, settings_for
+from aviary.cli.tables import Column, print_table
+from aviary.core.errors import AviaryError
+
 if TYPE_CHECKING:
-    from aviary.store import KeyRow, SqlKeys
+    from aviary.store import SqlKeys
 
 app = typer.Typer(
     help="API keys: who may use this Aviary, and who may administer it.", no_args_is_help=True
 )
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 class RoleChoice(StrEnum):
@@ -33,6 +34,7 @@ class RoleChoice(StrEnum):
 
 @app.command()
 def create(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="What the key is for, in your words.")],
     role: Annotated[
         RoleChoice, typer.Option(help="user: ask models; admin: everything.")
@@ -42,99 +44,88 @@ def create(
     """Make a key and show its secret, once."""
     from aviary.auth.keys import issue
 
-    with _opened_keys() as keys:
+    with _opened_keys(context) as keys:
         secret, new = issue(name, role.value)
         row = keys.create(name=new.name, role=new.role, hash=new.hash, id=new.id)
     if as_json:
-        _print_json({**asdict(row), "secret": secret})
+        print_json({**asdict(row), "secret": secret})
         return
-    # Not by rich, which may break a line within the secret.
-    typer.echo(secret)
-    typer.echo(
-        f"\nThis is the secret of {row.id} ({row.name}, role {row.role}). Copy it now: it is not "
+    typer.echo(secret)  # alone on stdout, for SECRET=$(aviary keys create …)
+    say(
+        f"This is the secret of {row.id} ({row.name}, role {row.role}). Copy it now: it is not "
         "stored and cannot be shown again."
     )
 
 
 @app.command("list")
-def list_keys(as_json: JsonOption = False) -> None:
+def list_keys(context: typer.Context, as_json: JsonOption = False) -> None:
     """Show all keys, without their secrets."""
-    with _opened_keys() as keys:
+    with _opened_keys(context) as keys:
         rows = keys.list()
     if as_json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
         return
     if not rows:
         typer.echo(
             "No keys: everybody who reaches this Aviary may use it. See `aviary keys create`."
         )
         return
-    _print_table(rows)
+    print_table(
+        [Column(title) for title in ("ID", "NAME", "ROLE", "CREATED", "LAST USED", "STATE")],
+        [
+            (
+                row.id,
+                row.name,
+                row.role,
+                _local_time(row.created),
+                _local_time(row.last_used),
+                "good" if row.revoked is None else f"revoked {_local_time(row.revoked)}",
+            )
+            for row in rows
+        ],
+    )
 
 
 @app.command()
 def revoke(
+    context: typer.Context,
     id_: Annotated[str, typer.Argument(metavar="ID", help="The key's id, `ak_…`.")],
     as_json: JsonOption = False,
 ) -> None:
     """Make a key worthless, for ever."""
-    with _opened_keys() as keys:
+    with _opened_keys(context) as keys:
         row = keys.revoke(id_)
         active = keys.active()
     if as_json:
-        _print_json(asdict(row))
+        print_json(asdict(row))
     else:
         typer.echo(f"Revoked {row.id} ({row.name}). A running Aviary refuses it within a second.")
     if not active:
-        _warn(
-            "no key is left: an Aviary on loopback now serves everybody on this machine, any other "
-            "needs a new key: `aviary keys create NAME --role admin`."
+        say(
+            "warning: no key is left: an Aviary on loopback now serves everybody on this machine, "
+            "any other needs a new key: `aviary keys create NAME --role admin`."
         )
     elif row.role == "admin" and not any(key.role == "admin" for key in active):
-        _warn(
-            "no admin key is left: nobody can administer this Aviary over HTTP until you run "
-            "`aviary keys create NAME --role admin`."
+        say(
+            "warning: no admin key is left: nobody can administer this Aviary over HTTP until you "
+            "run `aviary keys create NAME --role admin`."
         )
 
 
 @contextmanager
-def _opened_keys() -> Iterator[SqlKeys]:
+def _opened_keys(context: typer.Context) -> Iterator[SqlKeys]:
     """The keys of this installation; Aviary's errors end the command with a message."""
-    from aviary.config.settings import Settings
-    from aviary.core.errors import AviaryError
     from aviary.store import SqlKeys
 
     try:
-        keys = SqlKeys.open(Settings().store_url("state"))
+        keys = SqlKeys.open(settings_for(context).store_url("state"))
         try:
             yield keys
         finally:
             keys.close()
     except AviaryError as error:
-        _print_to_stderr("error", "red", str(error))
+        print_error(error)
         raise typer.Exit(1) from error
-
-
-def _print_table(rows: list[KeyRow]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("ID", "NAME", "ROLE", "CREATED", "LAST USED", "STATE"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        state = "good" if row.revoked is None else f"revoked {_local_time(row.revoked)}"
-        cells = (
-            row.id,
-            row.name,
-            row.role,
-            _local_time(row.created),
-            _local_time(row.last_used),
-            state,
-        )
-        table.add_row(*(Text(cell) for cell in cells))  # Text: a name is no markup
-    Console().print(table)
 
 
 def _local_time(unix_s: float | None) -> str:
@@ -143,20 +134,3 @@ def _local_time(unix_s: float | None) -> str:
     if unix_s is None:
         return "-"
     return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def _warn(text: str) -> None:
-    _print_to_stderr("warning", "yellow", text)
-
-
-def _print_to_stderr(label: str, colour: str, text: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(
-        Text.assemble((f"{label}: ", f"bold {colour}"), text), soft_wrap=True
-    )

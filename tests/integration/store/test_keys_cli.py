@@ -35,8 +35,8 @@ def create(*arguments: str) -> dict[str, str]:
 def test_the_secret_works_is_shown_once_and_not_stored(home: Path) -> None:
     result = run("create", "my app", "--role", "admin")
     assert result.exit_code == 0
-    secret = result.stdout.splitlines()[0]
-    assert "not stored" in result.stdout.replace("\n", " ")
+    secret = result.stdout.removesuffix("\n")
+    assert "not stored" in result.stderr
     assert secret not in run("list").stdout + run("list", "--json").stdout
     for file in home.iterdir():
         assert secret.encode() not in file.read_bytes()
