@@ -92,6 +92,15 @@ class Meter:
         self._progress(f"{self._verb} {self._name} {share}{speed}", fraction)
 
 
+def within(progress: Progress, start: float, end: float) -> Progress:
+    """A progress whose 0…1 is `start`…`end` of the given one."""
+
+    def report(text: str, fraction: float | None) -> None:
+        progress(text, None if fraction is None else start + (end - start) * fraction)
+
+    return report
+
+
 class Cancelled(Exception):
     """Raised out of a progress call to end a fetch that nobody needs any more."""
 

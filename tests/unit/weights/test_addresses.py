@@ -4,7 +4,7 @@ import contextlib
 import string
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aviary.core.errors import WeightsError
@@ -29,6 +29,7 @@ PATH = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join)
 NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(
     NAME, st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){0,3}(\.post1|rc1|\+cpu)?", fullmatch=True), PATH
 )
@@ -38,6 +39,7 @@ def test_pypi_addresses(package, version, member):
     assert address.requirement == f"{package}=={version}"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 @example("-r==1/x")
 @example("--index-url=http:==1/x")
@@ -114,6 +116,7 @@ def test_what_is_no_hub_address(text):
     assert "hf:ORG/REPO" in caught.value.hint
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_hub_lets_no_escape_through(text):
     try:
@@ -168,6 +171,7 @@ def test_known_schemes_have_a_source(uri):
     assert scheme_of(uri) in KNOWN_SCHEMES
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_an_address_or_a_clear_error(text):
     for uri in (text, *(f"{scheme}:{text}" for scheme in KNOWN_SCHEMES)):
@@ -189,6 +193,7 @@ def test_names_are_short_and_cannot_move_the_cursor():
     assert len(display_name("file:/" + "x" * 500)) == 61
 
 
+@settings(deadline=None)
 @given(st.lists(PATH, min_size=1, max_size=4), st.lists(PATH, min_size=1, max_size=4))
 def test_keys_tell_ways_apart(one, other):
     assert (key_of(one) == key_of(other)) == (one == other)

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from aviary.weights.meter import Cancelled, Meter, SharedProgress, format_bytes, format_share
+from aviary.weights.meter import (
+    Cancelled,
+    Meter,
+    SharedProgress,
+    format_bytes,
+    format_share,
+    within,
+)
 
 
 class Clock:
@@ -82,3 +89,12 @@ def test_shared_progress_is_the_mean_and_can_be_cancelled():
     shared.cancel()
     with pytest.raises(Cancelled):
         shared.part(0)("a", 0.6)
+
+
+def test_one_stretch_of_another_progress():
+    told = []
+    report = within(lambda *args: told.append(args), 0.5, 1)
+    report("a", 0.0)
+    report("b", 1.0)
+    report("c", None)
+    assert told == [("a", 0.5), ("b", 1.0), ("c", None)]
