@@ -5,7 +5,7 @@ Every implementation of one of these passes the one contract suite for it in `te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -100,6 +100,9 @@ class Backend(Protocol):
 
     def logs(self, model: str, lines: int) -> list[str]:
         """The last log lines of the model's replicas, oldest first."""
+
+    def follow_logs(self, model: str, lines: int) -> AsyncGenerator[str, None]:
+        """The last log lines, then each new one as it comes."""
 
     async def stop(self) -> None:
         """Stop everything this backend started; nothing is left behind."""

@@ -47,6 +47,7 @@ class ReplicaView:
         prefix: Path before the replica's own routes; empty, or begins with `/`.
         state: Where it is in its life.
         detail: Progress or the cause of a failure, in words.
+        progress: Done fraction of a start, when known.
         pid: Process id on its node, 0 when unknown.
         node: The machine it runs on.
         since: Unix time in seconds of the last change of state.
@@ -59,6 +60,7 @@ class ReplicaView:
     prefix: str = ""
     state: ReplicaState = ReplicaState.STARTING
     detail: str = ""
+    progress: float | None = None
     pid: int = 0
     node: str = ""
     since: float = 0.0

@@ -1,8 +1,7 @@
 """The gateway's ASGI app: a thin dispatcher in front of the hot path, with everything else behind.
 
 `/v1/…` generation routes go straight to `Exchange`; health, metrics and the model list are answered
-here; all other paths belong to the web app (`/api`, `/docs`), which is made on first use, so that
-a worker serves its first token before it has loaded any of that.
+here; all other paths belong to the web app (`/api`, `/docs`) in the control process.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ import structlog
 
 from aviary.auth.keys import require
 from aviary.core.errors import AviaryError, InvalidRequest
-from aviary.core.states import ModelState, ModelView
+from aviary.core.states import KeyView, ModelState, ModelView
 from aviary.gateway import metrics
-from aviary.gateway.exchange import Exchange, GatewayState, request_id
+from aviary.gateway.exchange import Exchange, GatewayState, check_length, request_id
+from aviary.gateway.forward import forward
 from aviary.wire.asgi import (
     ClientLeft,
     Receive,
@@ -29,13 +29,15 @@ from aviary.wire.asgi import (
     send_error,
     send_json,
 )
+from aviary.wire.client import Target
 
 log = structlog.get_logger()
 
 GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
 Lifespan = Callable[[], Awaitable[GatewayState]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/favicon.ico"})
+"""Paths that need no key: they tell nothing about models or people."""
 
 
 class RouteMissing(InvalidRequest):
@@ -58,19 +60,18 @@ class GatewayApp:
     Args:
         startup: Makes the worker's state; called in the lifespan.
         shutdown: Undoes it.
-        web: Makes the app for all other paths; called at most once, when first needed.
+        control: Where the web app listens; without it there are no other paths.
     """
 
     def __init__(
         self,
         startup: Lifespan,
         shutdown: Callable[[], Awaitable[None]],
-        web: Callable[[GatewayState], AsgiApp] | None = None,
+        control: Target | None = None,
     ) -> None:
         self._startup = startup
         self._shutdown = shutdown
-        self._make_web = web
-        self._web: AsgiApp | None = None
+        self._control = control
         self._state: GatewayState | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,12 +138,13 @@ class GatewayApp:
             raise MethodNotAllowed(f"{scope['path']} takes {' or '.join(methods)} only.")
 
     @staticmethod
-    def _identify(state: GatewayState, scope: Scope, *, admin: bool = False) -> None:
+    def _identify(state: GatewayState, scope: Scope, *, admin: bool = False) -> KeyView | None:
         headers = scope["headers"]
         key = state.ring.identify(
             find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
         )
         require(key, "admin" if admin else "user")
+        return key
 
     @staticmethod
     async def _ready(state: GatewayState, send: Send) -> None:
@@ -172,11 +174,18 @@ class GatewayApp:
     async def _rest(
         self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if self._web is None:
-            if self._make_web is None:
-                raise RouteMissing(f"There is nothing at {path[:200]}.")
-            self._web = self._make_web(state)
-        await self._web(scope, receive, send)
+        if self._control is None:
+            raise RouteMissing(f"There is nothing at {path[:200]}.")
+        key = None if path in PUBLIC else self._identify(state, scope)
+        check_length(scope["headers"], state.max_body_bytes)
+        await forward(
+            state.client,
+            self._control,
+            state.token,
+            key,
+            (scope, receive, send),
+            state.max_body_bytes,
+        )
 
 
 def model_object(view: ModelView) -> dict[str, Any]:

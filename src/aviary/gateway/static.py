@@ -1,4 +1,4 @@
-"""A gateway over a fixed endpoint table, without a control plane: `python -m aviary.gateway.static`.
+"""A gateway over a fixed endpoint table, with no control plane: `python -m aviary.gateway.static`.
 
 For benchmarks, and for putting Aviary's gateway in front of servers that something else runs.
 """

@@ -19,9 +19,9 @@ from aviary.engines.registry import create_engine
 from aviary.process.lifeline import Reporter, watch_parent
 from aviary.process.logs import configure_logging
 from aviary.replica.app import ReplicaApp
+from aviary.replica.boot import BOOT_ENV
 from aviary.wire.server import run_server
 
-BOOT_ENV = "AVIARY_REPLICA_BOOT"
 DRAIN_S = 30
 
 

@@ -1,0 +1,284 @@
+"""The local backend: replicas as supervised child processes of the control process.
+
+Each replica has a process group of its own and a life line to its parent, so that nothing stays
+behind however the parent ends. A replica that dies, or does not start, is replaced with back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from aviary.backends.logbook import Logbook
+from aviary.config.settings import Settings
+from aviary.config.spec import ModelSpec
+from aviary.core.errors import StartFailed
+from aviary.core.states import ReplicaState, ReplicaView
+from aviary.process.child import Backoff, Child
+from aviary.replica.boot import BOOT_ENV
+
+log = structlog.get_logger()
+
+DRAIN_S = 30.0
+STOP_S = 2.5
+NOTICE_S = 0.3
+"""Time for gateways to hear that a replica stops, before it does."""
+ROLL_DEADLINE_S = 900.0
+CAUSE_LINES = 3
+
+
+class _Place:
+    """One replica's place: the process in it, and its successors."""
+
+    def __init__(self, owner: LocalBackend, spec: ModelSpec, logbook: Logbook) -> None:
+        self.spec = spec
+        self.view = self._fresh(0)
+        self._owner = owner
+        self._logbook = logbook
+        self._child: Child | None = None
+        self._stopping = False
+        self._backoff = Backoff()
+        self._last_lines: list[str] = []
+        self.task = asyncio.create_task(self._run())
+
+    def _fresh(self, restarts: int) -> ReplicaView:
+        return ReplicaView(
+            id=f"{self.spec.id}/{secrets.token_hex(3)}",
+            host="127.0.0.1",
+            node=os.uname().nodename,
+            since=time.time(),
+            restarts=restarts,
+        )
+
+    def _set(self, state: ReplicaState, detail: str, **fields: Any) -> None:
+        since = self.view.since if state is self.view.state else time.time()
+        self.view = replace(self.view, state=state, detail=detail, since=since, **fields)
+        self._owner.notify()
+
+    async def _run(self) -> None:
+        """Keep the place filled until it is given up."""
+        loop = asyncio.get_running_loop()
+        while not self._given_up():
+            began = loop.time()
+            self._last_lines = []
+            try:
+                self._child = await Child.spawn(
+                    [sys.executable, "-m", "aviary.replica"],
+                    env=self._owner.replica_env(self.spec),
+                    on_line=self._on_line,
+                    on_event=self._on_event,
+                )
+                self._set(ReplicaState.STARTING, "starting", pid=self._child.pid)
+                code = await self._child.wait()
+                cause = _describe_exit(code)
+            except OSError as error:
+                cause = f"cannot start a process: {error}"
+            if self._given_up():
+                break
+            failed = self.view.state is ReplicaState.FAILED
+            detail = self.view.detail if failed else self._with_last_words(cause)
+            delay_s = self._backoff.next_delay_s(loop.time() - began)
+            log.warning("replica ended", replica=self.view.id, cause=detail, retry_in_s=delay_s)
+            self._set(ReplicaState.FAILED, detail, port=0, pid=0, progress=None)
+            await asyncio.sleep(delay_s)
+            if not self._given_up():
+                self.view = self._fresh(self.view.restarts + 1)
+                self._owner.notify()
+        self._set(ReplicaState.STOPPED, "", port=0, pid=0)
+
+    def _given_up(self) -> bool:
+        return self._stopping
+
+    def _with_last_words(self, cause: str) -> str:
+        words = " | ".join(line[:200] for line in self._last_lines[-CAUSE_LINES:])
+        return f"{cause}; last words: {words}" if words else cause
+
+    def _on_line(self, line: str) -> None:
+        self._last_lines = [*self._last_lines[-(CAUSE_LINES - 1) :], line]
+        self._logbook.add(self.view.id, line)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "listening":
+            self._set(self.view.state, self.view.detail, port=int(event["port"]))
+            return
+        state = ReplicaState(event["state"])
+        if self._stopping or state in (ReplicaState.STOPPING, ReplicaState.STOPPED):
+            return
+        self._set(state, str(event.get("detail", "")), progress=event.get("progress"))
+        if state is ReplicaState.FAILED and self._child is not None:
+            self._owner.keep(asyncio.create_task(self._child.stop(STOP_S)))
+
+    async def stop(self, drain_s: float) -> None:
+        """Let running answers end, then end the process and give up the place."""
+        if not self._stopping:
+            self._stopping = True
+            self._set(ReplicaState.STOPPING, "draining")
+            if drain_s > STOP_S:
+                await asyncio.sleep(NOTICE_S)
+            if self._child is not None and self._child.returncode is None:
+                await self._child.stop(drain_s)
+            else:
+                self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+class LocalBackend:
+    """A `Backend` on this machine. See `aviary.core.ports.Backend`."""
+
+    def __init__(self, settings: Settings, *, token: str, runtime: Path) -> None:
+        self._settings = settings
+        self._token = token
+        self._runtime = runtime
+        self._places: dict[str, list[_Place]] = {}
+        self._logbooks: dict[str, Logbook] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def start(self) -> None:
+        """Nothing to get ready."""
+
+    def replica_env(self, spec: ModelSpec) -> dict[str, str]:
+        """Environment of a replica process."""
+        boot = {"spec": spec.model_dump(mode="json"), "token": self._token}
+        environment = {
+            **os.environ,
+            BOOT_ENV: msgspec.json.encode(boot).decode(),
+            "AVIARY_RUNTIME": str(self._runtime),
+            "AVIARY_CACHE": str(self._settings.cache),
+            "AVIARY_HOME": str(self._settings.home),
+            "PYTHONUNBUFFERED": "1",
+        }
+        environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        if spec.resources.gpus == 0:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        return environment
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change."""
+        self._listeners.append(changed)
+
+    def notify(self) -> None:
+        """Tell the listeners."""
+        for listener in self._listeners:
+            listener()
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Hold a background task until it is done."""
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def deploy(self, spec: ModelSpec, replicas: int) -> None:
+        """Run the spec; replicas of an older version leave when the new ones are ready."""
+        if spec.resources.gpus > 0 or spec.resources.nodes > 1:
+            raise StartFailed(
+                f"{spec.id}: the local backend of this version places no GPUs.",
+                hint="Set resources.gpus to 0.",
+            )
+        logbook = self._logbooks.get(spec.id)
+        if logbook is None:
+            logbook = self._logbooks[spec.id] = Logbook(self._settings.log_dir, spec.id)
+        places = self._places.setdefault(spec.id, [])
+        old = [place for place in places if place.spec.hash != spec.hash]
+        for place in places:
+            if place.spec.hash == spec.hash:
+                place.spec = spec
+        missing = replicas - (len(places) - len(old))
+        new = [_Place(self, spec, logbook) for _ in range(max(0, missing))]
+        places.extend(new)
+        if old:
+            self.keep(asyncio.create_task(self._roll(spec.id, old, new)))
+        else:
+            await self.scale(spec.id, replicas)
+        self.notify()
+
+    async def _roll(self, model: str, old: list[_Place], new: list[_Place]) -> None:
+        """Stop the old replicas once all new ones are ready."""
+        deadline = time.monotonic() + ROLL_DEADLINE_S
+        while not all(place.view.state is ReplicaState.READY for place in new):
+            if time.monotonic() > deadline:
+                log.warning("new version did not become ready; the old one stays", model=model)
+                return
+            await asyncio.sleep(0.05)
+        await self._leave(model, old, DRAIN_S)
+
+    async def scale(self, model: str, replicas: int) -> None:
+        """Add or drain replicas; those that stay are not touched."""
+        places = self._places.get(model, [])
+        if not places:
+            return
+        for _ in range(replicas - len(places)):
+            places.append(_Place(self, places[0].spec, self._logbooks[model]))
+        surplus = places[replicas:]
+        if surplus:
+            # Those that serve nobody yet go first.
+            ready_last = sorted(places, key=lambda p: p.view.state is ReplicaState.READY)
+            self.keep(asyncio.create_task(self._leave(model, ready_last[: len(surplus)], DRAIN_S)))
+        self.notify()
+
+    async def _leave(self, model: str, places: list[_Place], drain_s: float) -> None:
+        await asyncio.gather(*(place.stop(drain_s) for place in places))
+        remaining = self._places.get(model, [])
+        self._places[model] = [place for place in remaining if place not in places]
+        self.notify()
+
+    async def remove(self, model: str) -> None:
+        """Drain and stop all replicas of the model."""
+        places = list(self._places.get(model, []))
+        await self._leave(model, places, DRAIN_S)
+        self._places.pop(model, None)
+        logbook = self._logbooks.pop(model, None)
+        if logbook is not None:
+            logbook.close()
+        self.notify()
+
+    def replicas(self, model: str) -> tuple[ReplicaView, ...]:
+        """The model's replicas as known now."""
+        return tuple(place.view for place in self._places.get(model, []))
+
+    def logs(self, model: str, lines: int) -> list[str]:
+        """The last log lines of the model's replicas."""
+        logbook = self._logbooks.get(model)
+        return logbook.feed.last(lines) if logbook is not None else []
+
+    async def follow_logs(self, model: str, lines: int) -> AsyncGenerator[str, None]:
+        """The last lines, then each new one."""
+        logbook = self._logbooks.get(model)
+        if logbook is None:
+            return
+        async for line in logbook.feed.follow(lines):
+            yield line
+
+    async def stop(self) -> None:
+        """Stop every replica, soon."""
+        places = [place for places in self._places.values() for place in places]
+        await asyncio.gather(*(place.stop(STOP_S) for place in places))
+        for task in list(self._background):
+            task.cancel()
+        if self._background:
+            await asyncio.wait(list(self._background))
+        self._places.clear()
+        for logbook in self._logbooks.values():
+            logbook.close()
+        self._logbooks.clear()
+
+
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    likely = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {name}{likely}"

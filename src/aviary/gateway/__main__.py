@@ -1,0 +1,116 @@
+"""Entry of a gateway worker: `python -m aviary.gateway`, started by the control process.
+
+The listening socket is inherited: all workers accept from the one queue that the control process
+opened, so connections that wait there survive the death of a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+
+import msgspec
+import setproctitle
+
+from aviary.auth.keys import KeyRing
+from aviary.config.settings import Settings
+from aviary.core.states import Snapshot
+from aviary.gateway import metrics
+from aviary.gateway.app import GatewayApp
+from aviary.gateway.boot import BOOT_ENV, WorkerBoot
+from aviary.gateway.exchange import GatewayState
+from aviary.gateway.feed import follow_snapshots
+from aviary.process.lifeline import Reporter, watch_parent
+from aviary.process.logs import configure_logging
+from aviary.routing.table import Table
+from aviary.store.writer import ClosableLog, LogWriter
+from aviary.wire.client import Client, Target
+from aviary.wire.server import run_server
+
+DRAIN_S = 30.0
+FIRST_SNAPSHOT_S = 10.0
+DROPPED_EVERY_S = 1.0
+
+
+class Worker:
+    """Makes the worker's state when the app starts, and undoes it when it ends."""
+
+    def __init__(self, boot: WorkerBoot, settings: Settings, report: Callable[[], None]) -> None:
+        self._boot = boot
+        self._settings = settings
+        self._report = report
+        self._tasks: list[asyncio.Task[None]] = []
+        self._client: Client | None = None
+        self._writer: LogWriter | None = None
+
+    async def startup(self) -> GatewayState:
+        """Connect to the control plane; returns with its first snapshot taken."""
+        client = self._client = Client()
+        writer = self._writer = LogWriter(self._open_log)
+        table = Table()
+        token = self._boot.token.encode()
+        state = GatewayState(
+            table=table,
+            ring=KeyRing(),
+            client=client,
+            token=token,
+            record=writer.put,
+            max_body_bytes=self._settings.max_body_mb * 1024 * 1024,
+        )
+        first = asyncio.Event()
+
+        def take(snapshot: Snapshot) -> None:
+            if snapshot.keys != table.snapshot.keys:
+                state.ring = KeyRing(snapshot.keys)
+            table.update(snapshot)
+            first.set()
+
+        control = Target(path=self._boot.control)
+        self._tasks = [
+            asyncio.create_task(follow_snapshots(client, control, token, take)),
+            asyncio.create_task(_report_dropped(writer)),
+        ]
+        async with asyncio.timeout(FIRST_SNAPSHOT_S):
+            await first.wait()  # before it, keys are not known: nobody may come in
+        self._report()
+        return state
+
+    def _open_log(self) -> ClosableLog:
+        from aviary.store.requests import SqlRequestLog
+
+        return SqlRequestLog.open(self._settings.store_url("requests"))
+
+    async def shutdown(self) -> None:
+        """Close connections, write what the log still has."""
+        for task in self._tasks:
+            task.cancel()
+        if self._client is not None:
+            await self._client.close()
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close, 2.0)
+
+
+async def _report_dropped(writer: LogWriter) -> None:
+    while True:
+        metrics.DROPPED.set(writer.dropped)
+        await asyncio.sleep(DROPPED_EVERY_S)
+
+
+def main() -> None:
+    """Serve until asked to stop or the parent is gone."""
+    watch_parent()
+    reporter = Reporter()
+    boot = msgspec.json.decode(os.environ.pop(BOOT_ENV), type=WorkerBoot)
+    setproctitle.setproctitle("aviary gateway")
+    settings = Settings()
+    configure_logging(settings)
+    worker = Worker(boot, settings, lambda: reporter.send(event="ready"))
+    listener = socket.socket(fileno=boot.listener_fd)
+    app = GatewayApp(worker.startup, worker.shutdown, Target(path=boot.control))
+    run_server(app, listener, drain_s=DRAIN_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A worker's line to the control plane: the stream of snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from aviary.core.states import Snapshot
+from aviary.wire.asgi import TOKEN_HEADER
+from aviary.wire.client import Client, Target, UpstreamLost, WireError
+
+log = structlog.get_logger()
+
+SNAPSHOTS_PATH = "/internal/snapshots"
+RETRY_S = 0.2
+SILENCE_S = 15.0
+"""The control plane sends a sign of life more often than this."""
+LINE_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+async def follow_snapshots(
+    client: Client, control: Target, token: bytes, take: Callable[[Snapshot], None]
+) -> None:
+    """Hand every snapshot of the control plane to `take`, for ever; reconnect when cut.
+
+    While the control plane cannot be reached, the worker goes on with what it has.
+    """
+    while True:
+        try:
+            await _follow_once(client, control, token, take)
+        except WireError as error:
+            log.debug("no line to the control plane", error=str(error))
+        await asyncio.sleep(RETRY_S)
+
+
+async def _follow_once(
+    client: Client, control: Target, token: bytes, take: Callable[[Snapshot], None]
+) -> None:
+    headers = [(TOKEN_HEADER, token)]
+    response = await client.request(control, "GET", SNAPSHOTS_PATH, headers, silence_s=SILENCE_S)
+    try:
+        if response.status != 200:
+            raise UpstreamLost(f"the control plane answered {response.status}", sent=True)
+        rest = b""
+        while data := await response.read():
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > LINE_LIMIT_BYTES:
+                raise UpstreamLost("a snapshot is absurdly large", sent=True)
+            for line in lines:
+                if line:
+                    take(msgspec.json.decode(line, type=Snapshot))
+    finally:
+        response.close()

@@ -1,0 +1,86 @@
+"""Everything that is not generation goes to the web app in the control process, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aviary.core.errors import Crashed, Unavailable
+from aviary.core.states import KeyView
+from aviary.wire.asgi import (
+    TOKEN_HEADER,
+    Receive,
+    Scope,
+    Send,
+    cancel_when_left,
+    read_body,
+)
+from aviary.wire.client import Client, ConnectFailed, Target, WireError
+
+ROLE_HEADER = b"x-aviary-role"
+KEY_HEADER = b"x-aviary-key"
+SILENCE_S = 60.0
+# Of the client's headers only these mean anything behind the gateway; all others stay outside.
+PASSED = frozenset({b"content-type", b"accept", b"last-event-id", b"if-none-match"})
+HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length"})
+
+
+async def forward(
+    client: Client,
+    control: Target,
+    token: bytes,
+    key: KeyView | None,
+    request: tuple[Scope, Receive, Send],
+    max_body_bytes: int,
+) -> None:
+    """Ask the control process, as the holder of `key`, and pass its answer on.
+
+    Raises:
+        Unavailable: the control process cannot be reached.
+    """
+    scope, receive, send = request
+    body = await read_body(receive, max_body_bytes)
+    headers = [(name, value) for name, value in scope["headers"] if name in PASSED]
+    headers.append((TOKEN_HEADER, token))
+    # Without keys everybody is the administrator: such an Aviary listens on loopback only.
+    headers.append((ROLE_HEADER, key.role.encode() if key is not None else b"admin"))
+    headers.append((KEY_HEADER, key.id.encode() if key is not None else b""))
+    path = scope["raw_path"].decode("ascii")
+    query: bytes = scope["query_string"]
+    if query:
+        path = f"{path}?{query.decode('ascii', 'replace')}"
+    work = asyncio.current_task()
+    watcher = asyncio.create_task(cancel_when_left(receive, work))
+    try:
+        await _pass(client, control, scope["method"], path, headers, body, send)
+    except ConnectFailed as error:
+        raise Unavailable(f"The control process cannot be reached: {error}") from error
+    except asyncio.CancelledError:
+        if not watcher.done() or watcher.cancelled():
+            raise
+        if work is not None:
+            work.uncancel()
+    finally:
+        watcher.cancel()
+
+
+async def _pass(
+    client: Client,
+    control: Target,
+    method: str,
+    path: str,
+    headers: list[tuple[bytes, bytes]],
+    body: bytes,
+    send: Send,
+) -> None:
+    response = await client.request(control, method, path, headers, body, silence_s=SILENCE_S)
+    try:
+        kept = [(n, v) for n, v in response.headers if n not in HOP_BY_HOP]
+        start = {"type": "http.response.start", "status": response.status, "headers": kept}
+        await send(start)
+        while data := await response.read():
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except WireError as error:
+        raise Crashed("The control process broke off its answer.") from error
+    finally:
+        response.close()

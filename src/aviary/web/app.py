@@ -1,0 +1,162 @@
+"""Putting the web app together, and the door before it.
+
+It listens on a Unix socket in a private folder, and answers only to callers that know the cluster's
+internal token: the gateway workers, who have checked the client's key and say its role.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+
+from aviary.core.errors import AviaryError, InvalidRequest, NotAuthorized
+from aviary.version import __version__
+from aviary.web.api import make_router
+from aviary.web.openapi import describe_openai_routes
+from aviary.web.ports import Control
+from aviary.wire.asgi import (
+    TOKEN_HEADER,
+    Receive,
+    Scope,
+    Send,
+    error_body,
+    error_headers,
+    find_header,
+    send_error,
+)
+
+SNAPSHOTS_PATH = "/internal/snapshots"
+HEARTBEAT_S = 5.0
+SWAGGER = {
+    "swagger-ui-bundle.js": "application/javascript",
+    "swagger-ui.css": "text/css",
+}
+
+
+class ControlApp:
+    """ASGI app of the control process."""
+
+    def __init__(self, control: Control, token: str) -> None:
+        self._control = control
+        self._token = token.encode()
+        self._web = make_web(control)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        if scope["type"] == "lifespan":
+            await self._web(scope, receive, send)
+            return
+        token = find_header(scope["headers"], TOKEN_HEADER) or b""
+        if not hmac.compare_digest(token, self._token):
+            await send_error(send, NotAuthorized("Only gateways of this Aviary are answered."))
+        elif scope["path"] == SNAPSHOTS_PATH:
+            await self._snapshots(receive, send)
+        else:
+            await self._web(scope, receive, send)
+
+    async def _snapshots(self, receive: Receive, send: Send) -> None:
+        """One JSON line a snapshot, as they change; an empty line as a sign of life."""
+        await receive()
+        left = asyncio.ensure_future(receive())
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"application/x-ndjson")],
+            }
+        )
+        generation = -1
+        try:
+            while not left.done():
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        snapshot = await self._control.fleet.next_snapshot(generation)
+                    generation = snapshot.generation
+                    line = msgspec.json.encode(snapshot) + b"\n"
+                except TimeoutError:
+                    line = b"\n"
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+        finally:
+            left.cancel()
+
+
+def make_web(control: Control) -> FastAPI:
+    """The FastAPI app with `/api`, `/openapi.json` and `/docs`."""
+    app = FastAPI(
+        title="Aviary",
+        version=__version__,
+        description="Explore, serve and run many LLMs of your own.",
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.include_router(make_router(control))
+    app.add_exception_handler(AviaryError, _on_aviary_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    describe_openai_routes(app)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        page = (
+            "<!doctype html><meta charset=utf-8><title>Aviary</title><h1>Aviary</h1>"
+            "<p>This Aviary serves an OpenAI-compatible API at <code>/v1</code>. "
+            'Its reference is at <a href="/docs">/docs</a>.'
+        )
+        return HTMLResponse(page)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Aviary API",
+            swagger_js_url="/docs/swagger-ui-bundle.js",
+            swagger_css_url="/docs/swagger-ui.css",
+            swagger_favicon_url="data:,",
+        )
+
+    @app.get("/docs/{name}", include_in_schema=False)
+    async def docs_file(name: str) -> Response:
+        if name not in SWAGGER:
+            raise HTTPException(404)
+        data = (resources.files("fastapi_swagger.resources") / name).read_bytes()
+        return Response(data, media_type=SWAGGER[name], headers={"cache-control": "max-age=86400"})
+
+    return app
+
+
+def _response(error: AviaryError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(error), status_code=error.status, headers=headers)
+
+
+async def _on_aviary_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, AviaryError)  # noqa: S101 - registered for nothing else
+    return _response(error)
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> Response:
+    problems: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else []
+    text = "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in problems[:20]
+    )
+    return _response(InvalidRequest(f"The request is wrong: {text}."))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    wrong = InvalidRequest(f"{request.method} {request.url.path[:200]}: {error}")
+    response = _response(wrong)
+    response.status_code = status
+    return response

@@ -1,0 +1,90 @@
+"""What the web app needs of the process it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aviary.core.ports import Backend
+from aviary.core.states import KeyView
+from aviary.fleet.fleet import Fleet
+
+
+class KeyRow(Protocol):
+    """A stored key."""
+
+    @property
+    def id(self) -> str:
+        """Public name."""
+
+    @property
+    def name(self) -> str:
+        """What it is for."""
+
+    @property
+    def role(self) -> str:
+        """`admin` or `user`."""
+
+    @property
+    def created(self) -> float:
+        """Unix time in seconds."""
+
+    @property
+    def revoked(self) -> float | None:
+        """Unix time in seconds, when revoked."""
+
+
+class KeyStore(Protocol):
+    """Keeps API keys."""
+
+    def create(self, name: str, role: str, hash: str, id: str) -> KeyRow:  # noqa: A002
+        """Store a key."""
+
+    def list(self) -> Sequence[KeyRow]:
+        """All keys, revoked ones included."""
+
+    def revoke(self, id: str) -> KeyRow:  # noqa: A002
+        """Revoke a key."""
+
+    def active(self) -> tuple[KeyView, ...]:
+        """Keys that are good now."""
+
+
+class Observed(Protocol):
+    """Figures that are looked up when asked for."""
+
+    async def loads(self) -> Mapping[str, tuple[int, int]]:
+        """Per model: sequences running and requests waiting, over all replicas."""
+
+    async def totals(self) -> Mapping[str, Mapping[str, float]]:
+        """Per model: what the request log adds up to."""
+
+    async def dropped_log_records(self) -> int:
+        """Request log records lost by all workers."""
+
+    async def keys_changed(self) -> None:
+        """Publish the keys anew, at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The control process, as the web app uses it.
+
+    Attributes:
+        fleet: Desired state and snapshots.
+        backend: What runs the replicas.
+        backend_name: `local` or `ray`.
+        url: Where people reach this Aviary.
+        started: Unix time in seconds.
+        keys: The key store.
+        observed: Figures.
+    """
+
+    fleet: Fleet
+    backend: Backend
+    backend_name: str
+    url: str
+    started: float
+    keys: KeyStore
+    observed: Observed
