@@ -41,7 +41,7 @@ from aviary.weights.disk import (
     write_json,
 )
 from aviary.weights.local import existing_file
-from aviary.weights.locks import held
+from aviary.weights.locks import held, held_if_free
 from aviary.weights.meter import Meter, SharedProgress, format_bytes
 from aviary.weights.sources import check_address, source_for
 
@@ -116,15 +116,18 @@ class WeightCache:
             if source.sha256 is not None and any(not _is_file(way) for way in ways):
                 stack.enter_context(self._lock(f"sha256-{source.sha256}", name, ways[0], progress))
             causes: list[WeightsError] = []
-            for way in ways:
+            for number, way in enumerate(ways):
                 try:
                     for uri in way:
                         check_address(uri)
-                    return self._get(way, source.sha256, progress)
+                    path = self._get(way, source.sha256, progress)
                 except WeightsError as error:
                     if isinstance(error, DiskError) and not _is_file(way):
                         raise  # our own disk is at fault: a mirror cannot help
                     causes.append(error)
+                else:
+                    self._drop_partial(ways[:number])
+                    return path
         raise _all_failed(name, causes)
 
     def locate(self, source: Source) -> Path | None:
@@ -255,6 +258,15 @@ class WeightCache:
                 with piece.open("rb") as reader:
                     copy_stream(reader, writer, meter, digest)
         return digest.hexdigest()
+
+    def _drop_partial(self, ways: Sequence[tuple[str, ...]]) -> None:
+        """Remove what came from addresses that are not needed any more, if nobody is at it."""
+        for way in ways:
+            folder = self.partial_folder(way)
+            if folder.is_dir():
+                with held_if_free(self.root / "locks" / f"{key_of(way)}.lock") as ours:
+                    if ours:
+                        shutil.rmtree(folder, ignore_errors=True)
 
     def _publish(self, whole: Path, digest: str) -> Path:
         blob = self._blob(digest)

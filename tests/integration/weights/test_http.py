@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import httpx2
 import pytest
 
 from aviary.core.errors import WeightsError
@@ -158,6 +159,22 @@ def test_a_redirect_to_another_scheme_is_refused(standin, source, told, tmp_path
     with pytest.raises(WeightsError):
         source.fetch(url, tmp_path / "m", told)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_redirect_that_gives_up_encryption_is_refused(source, told, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    def answer(request):
+        asked.append(str(request.url))
+        return httpx2.Response(302, headers={"Location": "http://host/m"})
+
+    real = httpx2.Client
+    monkeypatch.setattr(
+        httpx2, "Client", lambda **how: real(transport=httpx2.MockTransport(answer), **how)
+    )
+    with pytest.raises(WeightsError, match="not encrypted"):
+        source.fetch("https://host/m", tmp_path / "m", told)
+    assert asked == ["https://host/m"]
 
 
 def test_an_encoded_body_is_refused(standin, body, source, told, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -15,9 +16,11 @@ import pytest
 from aviary.config.spec import Source
 from aviary.core.errors import WeightsError
 from aviary.weights import cache as cache_module
+from aviary.weights.address import key_of
 from aviary.weights.cache import WeightCache
 from aviary.weights.checksum import WrongChecksum
 from aviary.weights.disk import DiskError, DiskFull, disk_errors, require_space
+from aviary.weights.locks import held
 
 A, B = "http://host/a.gguf", "http://host/b.gguf"
 
@@ -139,6 +142,33 @@ def test_mirrors_in_order(tmp_path):
     assert path.read_bytes() == b"two"
     assert script.asked == ["a", "b"]
     assert cache.locate(source) == path
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_came_of_a_failed_address_goes_when_a_mirror_gave_the_file(tmp_path, busy):
+    cache = make(tmp_path, Script(a=WeightsError("a broke off."), b=b"two"))
+    part = cache.partial_folder([A]) / "file.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"t")
+    again = Script(a=WeightsError("a broke off."))
+    with pytest.raises(WeightsError):
+        make(tmp_path, again).ensure(Source(uri=A), quiet)
+    assert part.exists()
+    with contextlib.ExitStack() as stack:
+        cache.ensure(Source(uri="s3://x/y", mirrors=(B,)), quiet)
+        cache._index([B]).unlink()
+        if busy:
+            real = cache._get
+
+            def get(way, sha256, progress):
+                path = real(way, sha256, progress)
+                lock = tmp_path / "cache" / "locks" / f"{key_of([A])}.lock"
+                stack.enter_context(held(lock, lambda: None))
+                return path
+
+            cache._get = get
+        cache.ensure(Source(uri=A, mirrors=(B,)), quiet)
+    assert part.exists() == busy
 
 
 def test_all_causes_are_told(tmp_path):
