@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("MODEL"),
     Column("STATE"),
-    Column("REPLICAS", right=True),
+    Column("READY", right=True),
     Column("ENGINE"),
     Column("CONTEXT", right=True),
     Column("SLOTS", right=True),
-    Column("RUNNING", right=True),
-    Column("WAITING", right=True),
+    Column("RUN/WAIT", right=True),
     Column("REQUESTS", right=True),
     Column("TOKENS OUT", right=True),
 )
@@ -64,8 +63,7 @@ def _row(model: Model) -> tuple[str, ...]:
         model.engine,
         str(model.context_length),
         str(model.slots),
-        str(model.running),
-        str(model.waiting),
+        f"{model.running}/{model.waiting}",
         str(model.totals.requests),
         str(model.totals.completion_tokens),
     )

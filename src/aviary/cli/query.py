@@ -35,7 +35,7 @@ COLUMNS = (
     Column("TOKENS/S", right=True),
     Column("TOKENS IN", right=True),
     Column("TOKENS OUT", right=True),
-    Column("RESULT"),
+    Column("RESULT", wide=True),
 )
 _COST = Column("COST USD", right=True)
 
@@ -124,13 +124,14 @@ def _prompts(
 
 
 def _read(file: str) -> str:
+    name = "stdin" if file == "-" else file
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise AviaryError(f"{file}: is not UTF-8 text.") from None
+        raise AviaryError(f"{name}: is not UTF-8 text.") from None
     except OSError as error:
-        raise AviaryError(f"{file}: cannot be read: {_reason(error)}.") from None
+        raise AviaryError(f"{name}: cannot be read: {_reason(error)}.") from None
 
 
 def _split(text: str, separator: str) -> list[str]:

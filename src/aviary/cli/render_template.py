@@ -15,7 +15,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-CPU_S = 5
+CPU_S = 3
 WALL_S = 20.0
 MEMORY_BYTES = 1 << 30
 OUTPUT_CHARACTERS = 1_000_000
@@ -99,7 +99,7 @@ def _main() -> None:
     )
     try:
         template = environment.from_string(work["template"])
-    except TemplateError as error:
+    except (TemplateError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         place = f"line {line} of the template: " if line else ""
         problem = {"error": f"{place}{error}", "refused": False}

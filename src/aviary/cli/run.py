@@ -92,7 +92,7 @@ def _settled(client: Client, spec: ModelSpec, failed_before: set[str]) -> Model 
         broken.sort(key=lambda replica: (replica.id in new_failures, replica.since))
         detail = broken[-1].detail if broken else ""
         raise StartFailed(
-            f"{spec.id} did not start: {detail or 'no reason was given'}",
+            f"{spec.id} did not start: {detail.rstrip('.') or 'no reason was given'}.",
             hint=f"See: aviary logs {spec.id}",
         )
     starting = any(replica.state == "starting" for replica in model.replicas)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from aviary.cli.options import is_terminal, printable
 
+_LEAST_WIDE = 24
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -16,10 +18,12 @@ class Column:
     Attributes:
         title: Its heading.
         right: Whether it holds figures, which are aligned to the right.
+        wide: Whether a narrow terminal may break its texts into lines.
     """
 
     title: str
     right: bool = False
+    wide: bool = False
 
 
 def figure(value: float | None, digits: int = 0) -> str:
@@ -52,18 +56,24 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
-            no_wrap=column.right,
+            no_wrap=not column.wide,
             overflow="fold",
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: models' words are no markup
-    Console().print(table)
+    console = Console()
+    # A line that the terminal breaks is easier to read, and to copy, than cells cut to pieces.
+    least = sum(
+        min(width, _LEAST_WIDE) if column.wide else width
+        for column, width in zip(columns, _widths(columns, rows), strict=True)
+    )
+    console.width = max(console.width, least + len(columns) * 2)
+    console.print(table)
 
 
 def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    lines = [[column.title for column in columns], *rows]
-    widths = [max(_width(line[index]) for line in lines) for index in range(len(columns))]
-    for line in lines:
+    widths = _widths(columns, rows)
+    for line in ([column.title for column in columns], *rows):
         cells = [
             " " * (width - _width(cell)) + cell
             if column.right
@@ -71,6 +81,11 @@ def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> No
             for column, width, cell in zip(columns, widths, line, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    titles = [column.title for column in columns]
+    return [max(_width(line[index]) for line in (titles, *rows)) for index in range(len(columns))]
 
 
 def _width(text: str) -> int:
