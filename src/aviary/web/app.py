@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from aviary.core.errors import AviaryError, InvalidRequest, NotAuthorized
+from aviary.core.states import Snapshot
 from aviary.version import __version__
 from aviary.web.api import make_router
 from aviary.web.openapi import describe_openai_routes
@@ -76,18 +77,25 @@ class ControlApp:
             }
         )
         generation = -1
+        news: asyncio.Future[Snapshot] | None = None
         try:
             while not left.done():
-                try:
-                    async with asyncio.timeout(HEARTBEAT_S):
-                        snapshot = await self._control.fleet.next_snapshot(generation)
+                if news is None:
+                    waiting = self._control.fleet.next_snapshot(generation)
+                    news = asyncio.ensure_future(waiting)
+                await asyncio.wait(
+                    [news, left], timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                line = b"\n"
+                if news.done():
+                    snapshot, news = news.result(), None
                     generation = snapshot.generation
                     line = msgspec.json.encode(snapshot) + b"\n"
-                except TimeoutError:
-                    line = b"\n"
                 await send({"type": "http.response.body", "body": line, "more_body": True})
         finally:
             left.cancel()
+            if news is not None:
+                news.cancel()
 
 
 def make_web(control: Control) -> FastAPI:
