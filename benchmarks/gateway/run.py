@@ -103,7 +103,7 @@ class Run:
         """Install and start whoever was asked for."""
         ports = {model: child.port for model, child in upstreams.items()}
         for kind in CONTENDERS:
-            if self.args.only and kind.name not in self.args.only:
+            if kind.name not in self.args.only if self.args.only else kind.on_request:
                 continue
             contender = kind()
             started_s = time.perf_counter()
@@ -263,7 +263,7 @@ def footnotes(run: Run) -> list[str]:
     pace = (
         f"{args.gap_ms:g} ms between events"
         if args.gap_ms > 0
-        else f"as fast as it can, in {args.writes} writes a stream"
+        else f"as fast as it can, {args.writes} write(s) a stream"
     )
     lines = [
         (
@@ -397,12 +397,14 @@ def main() -> int:
     args = parse()
     run = Run(args, Console(stderr=True))
     upstreams: dict[str, Child] = {}
+    interrupted = False
     with interruptible():
         try:
             upstreams = start_upstreams(args.writes, args.gap_ms)
             run.start(upstreams)
             run.rounds(upstreams)
         except KeyboardInterrupt:
+            interrupted = True
             run.note("interrupted: the table shows the rounds that ended")
         finally:
             run.stop()
@@ -411,12 +413,14 @@ def main() -> int:
     console = Console()
     if args.markdown:
         print(markdown(run))
-    elif console.is_terminal:
+    elif console.is_terminal and console.width >= 150:
         show(run, console)
     else:
         print(plain(run))
     if args.json:
         args.json.write_text(json.dumps(as_json(run), indent=2) + "\n")
+    if interrupted:
+        return 130
     wrong = any(row and row["error_count"] for measured in run.results.values() for row in measured)
     return 1 if wrong or not run.results else 0
 
