@@ -186,7 +186,9 @@ def _spread(values: list[float]) -> str:
     """Least / median / greatest."""
     if not values:
         return "-"
-    return f"{min(values):.2f} / {statistics.median(values):.2f} / {max(values):.2f}"
+    digits = 2 if max(values) >= 0.1 else 4
+    three = (min(values), statistics.median(values), max(values))
+    return " / ".join(f"{value:.{digits}f}" for value in three)
 
 
 def _rate(values: list[float]) -> str:
