@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import msgspec
 import structlog
-import uvicorn
 
 from aviary.auth.bind import check_bind, is_loopback
 from aviary.auth.keys import keys_to_publish
@@ -35,13 +34,13 @@ from aviary.core.ports import Backend
 from aviary.fleet.fleet import Fleet
 from aviary.gateway.boot import BOOT_ENV, WorkerBoot
 from aviary.process.child import Backoff, Child, keep_running
-from aviary.store.keys import SqlKeys
-from aviary.store.requests import SqlRequestLog
-from aviary.web.app import ControlApp
-from aviary.web.ports import Control
 from aviary.wire.asgi import TOKEN_HEADER
 from aviary.wire.client import Client, Target, WireError
-from aviary.wire.server import server
+
+if TYPE_CHECKING:
+    from aviary.store.keys import SqlKeys
+    from aviary.store.requests import SqlRequestLog
+    from aviary.web.app import ControlApp
 
 log = structlog.get_logger()
 
@@ -107,45 +106,68 @@ class Instance:
         """Bring up everything, in the order in which each part needs the one before."""
         plan, settings, exits = self._plan, self._settings, self._exits
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keys = await asyncio.to_thread(SqlKeys.open, settings.store_url("state"))
-        exits.callback(keys.close)
-        active = await asyncio.to_thread(keys.active)
-        check_bind(plan.host, any(key.role == "admin" for key in active), plan.insecure)
         exits.enter_context(_only_one(settings.home))
+        open_without_keys = plan.insecure or is_loopback(plan.host)
+        keys = None if open_without_keys else await self._open_keys()
         listener = exits.enter_context(_listen(plan.host, plan.port))
         self.url = _url(plan.host, listener.getsockname()[1])
         runtime = exits.enter_context(_runtime_folder(settings.runtime))
+        (runtime / "metrics").mkdir()
 
+        # Children first: database and web framework are imported here while those load.
         backend = make_backend(plan, settings, self._token, runtime)
         self.fleet = Fleet(backend)
         exits.push_async_callback(backend.stop)
-        open_without_keys = plan.insecure or is_loopback(plan.host)
-        publish = _KeyPublisher(keys, self.fleet, open_without_keys)
-        await publish.now()
         await backend.start()
         for spec in plan.specs:
             await self.fleet.apply(spec)
-
+        if keys is None:
+            keys = await self._open_keys()
+        publish = _KeyPublisher(keys, self.fleet, open_without_keys)
+        await publish.now()
         observed = _Observed(self.fleet, self._settings, self._token, runtime, publish.now)
         exits.push_async_callback(observed.close)
+        app = await asyncio.to_thread(self._make_app, backend, keys, observed)
+        await self._serve_control(app, runtime)
+        self._background(publish.poll())
+        self._start_workers(listener, runtime)
+
+    async def _open_keys(self) -> SqlKeys:
+        """Open the key store; refuse to listen beyond this machine without an admin key."""
+
+        def open_keys() -> tuple[SqlKeys, bool]:
+            from aviary.store.keys import SqlKeys
+
+            keys = SqlKeys.open(self._settings.store_url("state"))
+            return keys, any(key.role == "admin" for key in keys.active())
+
+        keys, has_admin_key = await asyncio.to_thread(open_keys)
+        self._exits.callback(keys.close)
+        check_bind(self._plan.host, has_admin_key, self._plan.insecure)
+        return keys
+
+    def _make_app(self, backend: Backend, keys: SqlKeys, observed: _Observed) -> ControlApp:
+        from aviary.web.app import ControlApp
+        from aviary.web.ports import Control
+
         control = Control(
             fleet=self.fleet,
             backend=backend,
-            backend_name=plan.backend,
+            backend_name=self._plan.backend,
             url=self.url,
             started=time.time(),
             keys=keys,
             observed=observed,
         )
-        await self._serve_control(ControlApp(control, self._token), runtime)
-        self._background(publish.poll())
-        self._start_workers(listener, runtime)
+        return ControlApp(control, self._token)
 
     async def _serve_control(self, app: ControlApp, runtime: Path) -> None:
         control = socket.socket(socket.AF_UNIX)
         control.bind(str(runtime / "control.sock"))
         control.listen(512)
-        serving = _QuietServer(server(app, drain_s=CONTROL_STOP_S).config)
+        from aviary.wire.server import server
+
+        serving = server(app, drain_s=CONTROL_STOP_S, handle_signals=False)
         task = asyncio.create_task(serving.serve(sockets=[control]))
 
         async def stop() -> None:
@@ -175,17 +197,23 @@ class Instance:
     # gateway workers
 
     def _start_workers(self, listener: socket.socket, runtime: Path) -> None:
-        metrics = runtime / "metrics"
-        metrics.mkdir()
-        boot = WorkerBoot(listener.fileno(), str(runtime / "control.sock"), self._token)
+        settings = self._settings
+        boot = WorkerBoot(
+            listener_fd=listener.fileno(),
+            control=str(runtime / "control.sock"),
+            token=self._token,
+            requests_url=settings.store_url("requests"),
+            max_body_bytes=settings.max_body_mb * 1024 * 1024,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
         environment = {
             **os.environ,
             BOOT_ENV: msgspec.json.encode(boot).decode(),
-            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-            "AVIARY_HOME": str(self._settings.home),
+            "PROMETHEUS_MULTIPROC_DIR": str(runtime / "metrics"),
             "PYTHONUNBUFFERED": "1",
         }
-        logbook = Logbook(self._settings.log_dir, "gateway")
+        logbook = Logbook(settings.log_dir, "gateway")
         self._exits.callback(logbook.close)
         supervisors = [
             asyncio.create_task(
@@ -259,15 +287,6 @@ def make_backend(plan: Plan, settings: Settings, token: str, runtime: Path) -> B
             ) from error
         return RayBackend(settings, token=token, address=plan.address)
     raise SpecError(f"There is no backend {plan.backend!r}.", hint="Backends: local, ray.")
-
-
-class _QuietServer(uvicorn.Server):
-    """A server in our own process: signals are ours to handle."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        """Leave the signals alone."""
-        yield
 
 
 class _KeyPublisher:
@@ -356,6 +375,8 @@ class _Observed:
         return self._totals
 
     def _read_totals(self) -> Mapping[str, Mapping[str, float]]:
+        from aviary.store.requests import SqlRequestLog
+
         if self._log is None:
             self._log = SqlRequestLog.open(self._url)
         return self._log.totals()

@@ -26,7 +26,7 @@ from aviary.config.spec import ModelSpec
 from aviary.core.errors import StartFailed
 from aviary.core.states import ReplicaState, ReplicaView
 from aviary.process.child import Backoff, Child
-from aviary.replica.boot import BOOT_ENV
+from aviary.replica.boot import BOOT_ENV, ReplicaBoot
 
 log = structlog.get_logger()
 
@@ -150,13 +150,19 @@ class LocalBackend:
 
     def replica_env(self, spec: ModelSpec) -> dict[str, str]:
         """Environment of a replica process."""
-        boot = {"spec": spec.model_dump(mode="json"), "token": self._token}
+        settings = self._settings
+        boot = ReplicaBoot(
+            spec=spec.model_dump(mode="json"),
+            token=self._token,
+            weights=str(settings.weights_dir),
+            runtime=str(self._runtime),
+            max_body_bytes=settings.max_body_mb * 1024 * 1024,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
         environment = {
             **os.environ,
             BOOT_ENV: msgspec.json.encode(boot).decode(),
-            "AVIARY_RUNTIME": str(self._runtime),
-            "AVIARY_CACHE": str(self._settings.cache),
-            "AVIARY_HOME": str(self._settings.home),
             "PYTHONUNBUFFERED": "1",
         }
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)

@@ -41,7 +41,7 @@ def up(
     from aviary.config.loader import catalog_dir, load_specs
     from aviary.process.logs import configure_logging
 
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     paths = [*specs, *([models] if models is not None else [])] or [catalog_dir()]
     plan = Plan(
         specs=load_specs(paths),

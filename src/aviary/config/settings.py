@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import platformdirs
 from pydantic import Field
@@ -62,4 +63,4 @@ class Settings(BaseSettings):
         """
         if self.database_url:
             return self.database_url
-        return f"sqlite:///{self.home / f'{name}.db'}"
+        return f"sqlite:///{quote(str(self.home / f'{name}.db'))}"

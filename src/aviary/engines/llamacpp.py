@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from aviary.config.settings import Settings
+from aviary.config.places import Places
 from aviary.config.spec import LlamaCppEngine, ModelSpec
 from aviary.core.errors import (
     AviaryError,
@@ -56,10 +56,10 @@ STREAMED = frozenset({"/v1/chat/completions", "/v1/completions"})
 class LlamaCpp:
     """An `Engine` on llama.cpp. See `aviary.core.ports.Engine`."""
 
-    def __init__(self, spec: ModelSpec, engine: LlamaCppEngine, settings: Settings) -> None:
+    def __init__(self, spec: ModelSpec, engine: LlamaCppEngine, places: Places) -> None:
         self._spec = spec
         self._engine = engine
-        self._settings = settings
+        self._places = places
         self._server: Any = None
         self._client: Client | None = None
         self._folder: Path | None = None
@@ -78,11 +78,11 @@ class LlamaCpp:
         source = self._spec.source
         if source is None:
             raise StartFailed(f"{self._spec.id}: a llamacpp engine needs source.uri.")
-        cache = WeightCache(self._settings.weights_dir)
+        cache = WeightCache(self._places.weights_dir)
         path = await asyncio.to_thread(cache.ensure, source, progress)
         _check_gguf(path)
         progress("loading the weights", None)
-        self._folder = Path(tempfile.mkdtemp(prefix="aviary-", dir=self._settings.runtime))
+        self._folder = Path(tempfile.mkdtemp(prefix="aviary-", dir=self._places.runtime))
         socket = self._folder / "engine.sock"
         try:
             self._server = await asyncio.to_thread(self._load, path, socket)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from aviary.config.settings import Settings
+from aviary.config.places import Places
 from aviary.config.spec import FakeEngine, LlamaCppEngine, ModelSpec
 from aviary.core.errors import NotAvailable
 from aviary.core.ports import Engine
@@ -23,7 +21,7 @@ def check_available(spec: ModelSpec) -> None:
         raise NotAvailable(f"{spec.id}: adapters are not available in this version.")
 
 
-def create_engine(spec: ModelSpec, settings: Settings) -> Engine:
+def create_engine(spec: ModelSpec, places: Places) -> Engine:
     """Make (not start) the engine that the spec asks for.
 
     Raises:
@@ -38,11 +36,6 @@ def create_engine(spec: ModelSpec, settings: Settings) -> Engine:
         case LlamaCppEngine():
             from aviary.engines.llamacpp import LlamaCpp
 
-            return LlamaCpp(spec, spec.engine, settings)
+            return LlamaCpp(spec, spec.engine, places)
         case _:
             raise NotAvailable(f"{spec.id}: no engine of kind {spec.engine.kind}.")
-
-
-def socket_path(folder: Path, name: str) -> Path:
-    """A short path for a Unix socket; longer than 100 bytes the kernel refuses it."""
-    return folder / f"{name}.sock"

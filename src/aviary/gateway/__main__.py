@@ -11,11 +11,13 @@ import os
 import socket
 from collections.abc import Callable
 
+import aviary.process.light  # noqa: F401 - first, it makes the others' import faster
+
+# isort: split
 import msgspec
 import setproctitle
 
 from aviary.auth.keys import KeyRing
-from aviary.config.settings import Settings
 from aviary.core.states import Snapshot
 from aviary.gateway import metrics
 from aviary.gateway.app import GatewayApp
@@ -37,9 +39,8 @@ DROPPED_EVERY_S = 1.0
 class Worker:
     """Makes the worker's state when the app starts, and undoes it when it ends."""
 
-    def __init__(self, boot: WorkerBoot, settings: Settings, report: Callable[[], None]) -> None:
+    def __init__(self, boot: WorkerBoot, report: Callable[[], None]) -> None:
         self._boot = boot
-        self._settings = settings
         self._report = report
         self._tasks: list[asyncio.Task[None]] = []
         self._client: Client | None = None
@@ -57,7 +58,7 @@ class Worker:
             client=client,
             token=token,
             record=writer.put,
-            max_body_bytes=self._settings.max_body_mb * 1024 * 1024,
+            max_body_bytes=self._boot.max_body_bytes,
         )
         first = asyncio.Event()
 
@@ -80,7 +81,7 @@ class Worker:
     def _open_log(self) -> ClosableLog:
         from aviary.store.requests import SqlRequestLog
 
-        return SqlRequestLog.open(self._settings.store_url("requests"))
+        return SqlRequestLog.open(self._boot.requests_url)
 
     async def shutdown(self) -> None:
         """Close connections, write what the log still has."""
@@ -104,9 +105,8 @@ def main() -> None:
     reporter = Reporter()
     boot = msgspec.json.decode(os.environ.pop(BOOT_ENV), type=WorkerBoot)
     setproctitle.setproctitle("aviary gateway")
-    settings = Settings()
-    configure_logging(settings)
-    worker = Worker(boot, settings, lambda: reporter.send(event="ready"))
+    configure_logging(boot.log_level, boot.log_format)
+    worker = Worker(boot, lambda: reporter.send(event="ready"))
     listener = socket.socket(fileno=boot.listener_fd)
     app = GatewayApp(worker.startup, worker.shutdown, Target(path=boot.control))
     run_server(app, listener, drain_s=DRAIN_S)

@@ -16,8 +16,16 @@ class WorkerBoot(msgspec.Struct):
         listener_fd: The inherited listening socket.
         control: Path of the control process's Unix socket.
         token: The cluster's internal token.
+        requests_url: SQLAlchemy URL of the request log.
+        max_body_bytes: Largest request body.
+        log_level: See `Settings`.
+        log_format: See `Settings`.
     """
 
     listener_fd: int
     control: str
     token: str
+    requests_url: str
+    max_body_bytes: int
+    log_level: str = "info"
+    log_format: str = "console"

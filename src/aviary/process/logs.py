@@ -8,22 +8,24 @@ import sys
 import structlog
 import structlog.tracebacks
 
-from aviary.config.settings import Settings
 
-
-def configure_logging(settings: Settings) -> None:
+def configure_logging(log_level: str, log_format: str) -> None:
     """Set up structlog and send the standard library's records through it.
 
     Prompts, answers and secrets are never logged.
+
+    Args:
+        log_level: Least level that is logged: debug, info, warning or error.
+        log_format: `console` for people, `json` for programs.
     """
-    level = getattr(logging, settings.log_level.upper())
+    level = getattr(logging, log_level.upper())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor
-    if settings.log_format == "json":
+    if log_format == "json":
         renderer = structlog.processors.JSONRenderer()
         # Never the frames' local variables: tokens, keys and prompts are among them.
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 BOOT_ENV: Final = "AVIARY_REPLICA_BOOT"
-"""JSON `{"spec": …, "token": …}`: in the environment, not on the command line that all can read."""
+
+
+class ReplicaBoot(msgspec.Struct):
+    """Sent as JSON in the environment: the command line can be read by every user of the machine.
+
+    Attributes:
+        spec: The spec, as JSON.
+        token: The cluster's internal token.
+        weights: The weight cache.
+        runtime: Folder for sockets.
+        max_body_bytes: Largest request body.
+        log_level: See `Settings`.
+        log_format: See `Settings`.
+    """
+
+    spec: dict[str, Any]
+    token: str
+    weights: str
+    runtime: str
+    max_body_bytes: int
+    log_level: str = "info"
+    log_format: str = "console"

@@ -83,8 +83,9 @@ class ControlApp:
                 if news is None:
                     waiting = self._control.fleet.next_snapshot(generation)
                     news = asyncio.ensure_future(waiting)
+                pending: list[asyncio.Future[Any]] = [news, left]
                 await asyncio.wait(
-                    [news, left], timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
+                    pending, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 line = b"\n"
                 if news.done():

@@ -7,8 +7,9 @@ head, which httptools does not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from contextlib import suppress
+from collections.abc import Generator
 from typing import Any
 
 import uvicorn
@@ -77,14 +78,25 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def server(app: Any, *, drain_s: float) -> uvicorn.Server:
+class _SignalFreeServer(uvicorn.Server):
+    """A server inside a process that handles signals itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave them alone."""
+        yield
+
+
+def server(app: Any, *, drain_s: float, handle_signals: bool = True) -> uvicorn.Server:
     """A uvicorn server for the app; `serve(sockets=[…])` runs it until a signal or `should_exit`.
 
     Args:
         app: The ASGI app.
         drain_s: How long answers in progress may take after the signal.
+        handle_signals: Whether SIGTERM and SIGINT end it.
     """
-    return uvicorn.Server(
+    kind = uvicorn.Server if handle_signals else _SignalFreeServer
+    return kind(
         uvicorn.Config(
             app,
             loop="none",
@@ -106,7 +118,7 @@ def server(app: Any, *, drain_s: float) -> uvicorn.Server:
 def run_server(app: Any, listener: socket.socket, *, drain_s: float) -> None:
     """Serve until SIGTERM or SIGINT; running answers get `drain_s` seconds to end."""
     with (
-        suppress(KeyboardInterrupt),
+        contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(server(app, drain_s=drain_s).serve(sockets=[listener]))
