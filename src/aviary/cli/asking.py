@@ -21,7 +21,7 @@ from aviary.cli.client import (
     mapped,
 )
 from aviary.config.settings import Settings
-from aviary.core.errors import AviaryError
+from aviary.core.errors import AviaryError, Overloaded
 from aviary.wire.sse import DONE, EventSplitter, payload, split_events
 
 LONGEST_SILENCE_S = 900.0
@@ -134,7 +134,7 @@ class Asker:
     async def ask(
         self, model: str, prompt: str, on_text: Callable[[str], None] | None = None
     ) -> Answer:
-        """Ask one prompt; errors end up in the answer. Refusals for want of room are retried."""
+        """Ask one prompt; errors end up in the answer. A full queue is tried again."""
         tries = 0
         while True:
             tries += 1
@@ -142,8 +142,9 @@ class Asker:
             try:
                 await self._ask(answer, on_text)
             except AviaryError as error:
-                wait = error.retry_after_s
-                if wait is not None and not answer.text and tries < _TRIES:
+                full = type(error) is Overloaded  # not its children: they have waited already
+                if full and not answer.text and tries < _TRIES:
+                    wait = 1.0 if error.retry_after_s is None else error.retry_after_s
                     await asyncio.sleep(min(max(wait, 0.1), _LONGEST_PAUSE_S))
                     continue
                 answer.error = str(error)

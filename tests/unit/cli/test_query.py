@@ -173,6 +173,18 @@ def test_full_queue_is_tried_again(aviary, chat_chunks):
     assert times[1] - times[0] >= 0.1
 
 
+def test_a_model_that_is_not_ready_was_waited_for_already(aviary):
+    aviary.on(
+        "POST",
+        "/v1/chat/completions",
+        lambda call: call.error(503, "model_not_ready", "Not yet.", retry_after="0"),
+    )
+    result = runner.invoke(app, ["query", "-m", "a", "hi"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: Not yet.\n"
+    assert len(aviary.calls) == 1
+
+
 def test_concurrency_is_per_model(aviary, chat_chunks):
     lock, running, most = threading.Lock(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
 
