@@ -150,21 +150,19 @@ async def _generate(
 
 
 def _request(spec: ModelSpec, *, embeddings: bool) -> EngineRequest:
-    if embeddings:
-        return EngineRequest(
-            "/v1/embeddings", {"model": spec.id, "input": "A bird sings."}, "check"
-        )
-    system = [{"role": "system", "content": spec.chat.system}] if spec.chat.system else []
-    return EngineRequest(
-        "/v1/chat/completions",
-        {
-            "model": spec.id,
-            "messages": [*system, {"role": "user", "content": "Say hello."}],
+    """A short request, prepared with the spec's defaults and limits as a replica does."""
+    from aviary.replica.prepare import prepare
+
+    path = "/v1/embeddings"
+    body: dict[str, Any] = {"input": "A bird sings."}
+    if not embeddings:
+        path = "/v1/chat/completions"
+        body = {
+            "messages": [{"role": "user", "content": "Say hello."}],
             "max_tokens": _TOKENS,
             "temperature": 0,
-        },
-        "check",
-    )
+        }
+    return EngineRequest(path, prepare(spec, path, body), "check")
 
 
 def _judge(status: int, body: bytes, *, embeddings: bool) -> str:
