@@ -7,6 +7,7 @@ bytes; looked at are the events up to the first token, and those that carry usag
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import secrets
 import time
@@ -75,6 +76,10 @@ USAGE = b'"usage":{'
 USAGE_SPACED = b'"usage": {'
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 NOBODY = "(unknown)"
+
+# Unique without asking the kernel for randomness each time: a prefix a process, and a count.
+_ID_PREFIX = b"req-" + secrets.token_hex(10).encode()
+_ids = itertools.count(1)
 
 
 class _StreamOptions(msgspec.Struct):
@@ -484,7 +489,7 @@ def request_id(scope: Scope) -> bytes:
     given = find_header(scope["headers"], b"x-request-id")
     if given is not None and REQUEST_ID.fullmatch(given):
         return given
-    return b"req-" + secrets.token_hex(12).encode()
+    return b"%s%x" % (_ID_PREFIX, next(_ids))
 
 
 def check_length(headers: list[tuple[bytes, bytes]], limit_bytes: int) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -27,10 +27,57 @@ class _HeadTooLarge(Exception):
     pass
 
 
+class CorkedTransport:
+    """A transport whose writes of one turn of the event loop go out as one.
+
+    uvicorn writes an answer's head, each piece of its body and its end by themselves, and uvloop
+    hands every write to the kernel at once. Most of a gateway's time was in those system calls.
+    """
+
+    __slots__ = ("_loop", "_pending", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pending: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn."""
+        if not self._pending:
+            self._loop.call_soon(self.flush)
+        self._pending.append(data)
+
+    def flush(self) -> None:
+        """Write now what waits."""
+        pending = self._pending
+        if pending:
+            self._pending = []
+            if self._transport.is_closing():
+                return  # the client has left in the meantime
+            self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    def close(self) -> None:
+        """Write what waits, then close."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it closes or has closed."""
+        return self._transport.is_closing()
+
+
 class StrictHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a bounded head and errors that OpenAI's clients can read."""
 
     _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection."""
+        corked = CorkedTransport(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", corked))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; whatever it cannot take ends the connection with a 400."""
