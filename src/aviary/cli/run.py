@@ -115,7 +115,7 @@ def _failed(model: Model | None) -> set[str]:
 
 def _describe(event: Any) -> str:
     text = event.state
-    if event.detail:
+    if event.detail and event.detail != event.state:
         text += f": {event.detail}"
     if event.progress is not None:
         text += f" {event.progress:.0%}"
