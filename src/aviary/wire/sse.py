@@ -49,7 +49,7 @@ class _Delta(msgspec.Struct):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
-    function_call: msgspec.Raw | None = None
+    function_call: dict[str, msgspec.Raw] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -66,10 +66,17 @@ class Usage(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: Usage | None = None
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
+
+
+class _UsageChunk(msgspec.Struct):
+    choices: list[msgspec.Raw] | None = None
+    usage: Usage | None = None
+
+
+_usage_chunk = msgspec.json.Decoder(_UsageChunk)
 
 
 class _Answer(msgspec.Struct):
@@ -123,7 +130,7 @@ def has_content(event: bytes) -> bool:
 def usage_of_event(event: bytes) -> tuple[Usage | None, bool]:
     """Usage in the event, and whether the event carries nothing else (no choices)."""
     try:
-        chunk = _chunk.decode(payload(event))
+        chunk = _usage_chunk.decode(payload(event))
     except msgspec.MsgspecError:
         return None, False
     return chunk.usage, chunk.usage is not None and not chunk.choices
