@@ -68,6 +68,7 @@ class _Connection(asyncio.Protocol):
     """One connection; serves one request at a time."""
 
     __slots__ = (
+        "_bodiless",
         "_keep_alive",
         "_parser",
         "_paused",
@@ -95,11 +96,13 @@ class _Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
         self._keep_alive = False
+        self._bodiless = False
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.client.adopt(self)
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -127,21 +130,28 @@ class _Connection(asyncio.Protocol):
 
     # httptools callbacks
 
+    def on_message_begin(self) -> None:
+        if self._response is not None and self._response.complete:
+            self._keep_alive = False  # a second answer to one request: ignored
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._response is not None:
-            self._response.headers.append((name.lower(), value))
+        response = self._response
+        if response is not None and not response.complete:
+            response.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         response = self._response
-        if response is None or self._parser is None:
+        if response is None or response.complete or self._parser is None:
             return
         response.status = self._parser.get_status_code()
         self._keep_alive = self._parser.should_keep_alive()
+        if self._bodiless:
+            response.complete = True
         self._wake()
 
     def on_body(self, body: bytes) -> None:
         response = self._response
-        if response is None:
+        if response is None or response.complete:
             return
         response.pieces.append(body)
         response.unread += len(body)
@@ -166,9 +176,10 @@ class _Connection(asyncio.Protocol):
             return 0.0
         return monotonic() - self.last_byte
 
-    def begin(self, data: bytes, body: bytes, silence_s: float) -> Response:
-        """Send one request."""
+    def begin(self, data: bytes, body: bytes, silence_s: float, *, bodiless: bool) -> Response:
+        """Send one request; the answer is `bodiless` when it is one to HEAD."""
         self.used = True
+        self._bodiless = bodiless
         self.silence_s = silence_s
         self.last_byte = monotonic()
         self._parser = httptools.HttpResponseParser(self)
@@ -194,12 +205,15 @@ class _Connection(asyncio.Protocol):
             self.last_byte = monotonic()
             self.transport.resume_reading()
 
-    def finish(self) -> None:
-        """Give the connection back, or close it when its answer was not read to the end."""
-        response, self._response = self._response, None
-        self._parser = None
-        if response is None:
+    def finish(self, response: Response | None) -> None:
+        """Give the connection back, or close it when its answer was not read to the end.
+
+        Nothing happens when the connection has left that response behind already.
+        """
+        if response is None or response is not self._response:
             return
+        self._response = None
+        self._parser = None
         if response.complete and self._keep_alive and self.transport is not None:
             self.resume()
             self.client.release(self)
@@ -207,7 +221,10 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; a request that still runs here fails."""
+        response = self._response
+        if response is not None and response.error is None and not response.complete:
+            self._fail(UpstreamLost(f"the connection to {self.target} was closed", sent=True))
         self._response = None
         if self.transport is not None:
             self.transport.abort()
@@ -276,13 +293,19 @@ class Response:
                 data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
                 pieces.clear()
                 self.unread = 0
-                self._connection.resume()
+                if not self.complete:
+                    self._connection.resume()
                 return data
             if self.complete:
                 return b""
             if self.error is not None:
                 raise self.error
             await self._connection.wait()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all of the answer has been read."""
+        return self.complete and not self.pieces
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body; raises `UpstreamLost` when it is larger than the limit."""
@@ -302,7 +325,7 @@ class Response:
 
     def close(self) -> None:
         """Give the connection back; when the answer is not complete, cut it: that cancels."""
-        self._connection.finish()
+        self._connection.finish(self)
 
 
 class Client:
@@ -351,23 +374,32 @@ class Client:
         lines.extend(name + b": " + value + b"\r\n" for name, value in headers)
         lines.append(b"\r\n")
         data = b"".join(lines)
+        bodiless = method == "HEAD"
+        lost: UpstreamLost | None = None
         while True:
             connection = self._take(target)
             reused = connection is not None
             if connection is None:
-                connection = await self._connect(target)
+                try:
+                    connection = await self._connect(target)
+                except ConnectFailed as error:
+                    if lost is None:
+                        raise
+                    # It broke a kept connection and is gone now: it may have died of this request.
+                    raise UpstreamLost(f"{lost}; {error}", sent=True) from error
             response: Response | None = None
             try:
-                response = connection.begin(data, body, silence_s)
+                response = connection.begin(data, body, silence_s, bodiless=bodiless)
                 await response.head()
-            except UpstreamLost:
+            except UpstreamLost as error:
                 nothing_came = response is None or not response.received
-                connection.finish()
-                if reused and nothing_came:
+                connection.finish(response)
+                if reused and nothing_came and not self._closed:
+                    lost = error
                     continue
                 raise
             except BaseException:
-                connection.finish()
+                connection.finish(response)
                 raise
             return response
 
@@ -391,8 +423,11 @@ class Client:
             raise ConnectFailed(f"{target} did not accept a connection in time") from None
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {target}: {error}") from None
-        self._all.add(connection)
         return connection
+
+    def adopt(self, connection: _Connection) -> None:
+        """Know a connection from the moment it is open: it may be closed again in the next."""
+        self._all.add(connection)
 
     def release(self, connection: _Connection) -> None:
         """Keep a connection for the next request."""

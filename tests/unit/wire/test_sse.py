@@ -1,3 +1,4 @@
+import itertools
 import json
 from typing import Any
 
@@ -33,7 +34,7 @@ def feed_all(stream: bytes, cuts: list[int]) -> tuple[list[bytes], bytes]:
     splitter = EventSplitter()
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     events: list[bytes] = []
-    for begin, end in zip(places, places[1:], strict=False):
+    for begin, end in itertools.pairwise(places):
         whole = splitter.feed(stream[begin:end])
         assert whole == b"" or whole.endswith(b"\n\n")
         events += split_events(whole)
