@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Generator
 from typing import Any, cast
@@ -70,9 +71,18 @@ class CorkedTransport:
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a bounded head and errors that OpenAI's clients can read."""
+    """uvicorn's protocol with a bounded head and errors that OpenAI's clients can read.
+
+    Besides, it declines offers of another protocol (Java's client offers HTTP/2 each time; the
+    parser would take the body for that protocol), and tells every request of a lost connection,
+    pipelined ones included, that its client has left.
+    """
 
     _head_bytes = 0
+    _unfinished_bytes = 0
+    _in_head = False
+    _in_body = False
+    _cycles: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection."""
@@ -81,15 +91,21 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; whatever it cannot take ends the connection with a 400."""
+        if not self._in_body and b"pgrade" in data:
+            data = _decline_upgrade(data)
+        was_in_head = self._in_head
         try:
             super().data_received(data)
+            if was_in_head and self._in_head:  # what is not complete the parser keeps to itself
+                self._count_unfinished(len(data))
         except Exception:  # a callback refused what it got: non-ASCII target, head too large, …
             if not self.transport.is_closing():
                 self.send_400_response("The HTTP request's head is invalid or too large.")
 
     def on_message_begin(self) -> None:
         """Start counting the head anew."""
-        self._head_bytes = 0
+        self._head_bytes = self._unfinished_bytes = 0
+        self._in_head = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -102,6 +118,36 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._count(len(name) + len(value) + 4)
         super().on_header(name, value)
 
+    def on_headers_complete(self) -> None:
+        """Start the request; remember it until it is answered."""
+        self._in_head, self._in_body = False, True
+        super().on_headers_complete()
+        running = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles = (*running, self.cycle)
+
+    def on_message_complete(self) -> None:
+        """Note that the next bytes are a head."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell every request; uvicorn tells only the newest one."""
+        self._leave()
+        super().connection_lost(exc)
+
+    def _leave(self) -> bool:
+        """Tell running requests that the client has left; says whether an answer had begun."""
+        running = [cycle for cycle in self._cycles if not cycle.response_complete]
+        for cycle in running:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        return any(cycle.response_started for cycle in running)
+
+    def _count_unfinished(self, size: int) -> None:
+        self._unfinished_bytes += size
+        if self._unfinished_bytes > HEAD_LIMIT_BYTES:
+            raise _HeadTooLarge
+
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > HEAD_LIMIT_BYTES:
@@ -109,13 +155,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer broken HTTP, unless an answer has begun already; close the connection."""
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            if cycle.response_started:
-                self.transport.close()
-                return
+        if self._leave():
+            self.transport.close()
+            return
         body = error_body(InvalidRequest(msg))
         head = (
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
@@ -123,6 +165,17 @@ class StrictHttpProtocol(HttpToolsProtocol):
         )
         self.transport.write(head % len(body) + body)
         self.transport.close()
+
+
+_UPGRADE = re.compile(rb"(?<=\n)upgrade(?=[ \t]*:)", re.IGNORECASE)
+
+
+def _decline_upgrade(data: bytes) -> bytes:
+    """Bytes that begin with (a part of) a head, without its `upgrade` header."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        end = len(data)
+    return _UPGRADE.sub(b"x-offer", data[:end]) + data[end:]
 
 
 class _SignalFreeServer(uvicorn.Server):
