@@ -59,7 +59,7 @@ from aviary.wire.client import (
 from aviary.wire.sse import (
     DONE,
     EventSplitter,
-    has_content,
+    any_content,
     split_events,
     usage_of_answer,
     usage_of_event,
@@ -72,8 +72,7 @@ MOST_LOST_REPLICAS = 2
 SILENCE_MARGIN_S = 30.0
 CLIENT_LEFT_STATUS = 499
 BILLED = frozenset({200, CLIENT_LEFT_STATUS})
-USAGE = b'"usage":{'
-USAGE_SPACED = b'"usage": {'
+USAGE = b'"usage"'
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 NOBODY = "(unknown)"
 
@@ -374,31 +373,31 @@ class Exchange:
         )
         last = b""
         try:
-            while data := await response.read():
-                events = splitter.feed(data)
-                if not events:
+            at_end = False
+            while not at_end:
+                events = splitter.feed(await response.read())
+                at_end = response.at_end
+                if at_end:
+                    events += splitter.rest()
+                    # Without it the replica's last event says what went wrong.
+                    if not (events or last).endswith(DONE):
+                        self._status, self._error = EngineError.status, EngineError.code
+                elif not events:
                     continue
                 last = events
-                if self._ttft is None and self._has_token(events):
+                if self._ttft is None and any_content(events):
                     self._ttft = perf_counter() - self._received
-                if USAGE in events or USAGE_SPACED in events:
+                if USAGE in events:
                     events = self._take_usage(events, strip_usage)
-                    if not events:
-                        continue
-                await send({"type": "http.response.body", "body": events, "more_body": True})
+                if events or at_end:
+                    await send(
+                        {"type": "http.response.body", "body": events, "more_body": not at_end}
+                    )
         except UpstreamSilent as error:
             raise TimedOut(f"Replica {endpoint.id} fell silent: {error}.") from error
         except WireError as error:
             eject(endpoint, monotonic())
             raise Crashed(f"Replica {endpoint.id} died in the middle of its answer.") from error
-        rest = splitter.rest()
-        if not last.endswith(DONE):  # the replica's last event says what went wrong
-            self._status, self._error = EngineError.status, EngineError.code
-        await send({"type": "http.response.body", "body": rest, "more_body": False})
-
-    @staticmethod
-    def _has_token(events: bytes) -> bool:
-        return any(has_content(event) for event in split_events(events))
 
     def _take_usage(self, events: bytes, strip: bool) -> bytes:
         """Note reported usage; leave out the event made only for it when nobody asked."""

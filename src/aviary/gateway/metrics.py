@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import os
 
+import prometheus_client.values
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 __all__ = ["CONTENT_TYPE", "Metrics", "render"]
+
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    # By default every change of every metric asks the kernel for the process id, in case of a fork.
+    # Workers do not fork.
+    _pid = os.getpid()
+    prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        process_identifier=lambda: _pid
+    )
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

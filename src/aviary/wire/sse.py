@@ -26,7 +26,7 @@ class EventSplitter:
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        if b"\r\n" in data:  # some servers end lines so; inside JSON it cannot occur
+        if b"\r" in data:  # some servers end lines with CR LF; inside JSON it cannot occur
             data = data.replace(b"\r\n", b"\n")
         if data.endswith(b"\n\n"):
             return data
@@ -100,6 +100,16 @@ def payload(event: bytes) -> bytes:
 def encode_event(data: Any) -> bytes:
     """One event whose data is the JSON of an object."""
     return b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+
+def any_content(events: bytes) -> bool:
+    """Whether any of these whole events carries generated content; looks no further than needed."""
+    start = 0
+    while (end := events.find(b"\n\n", start)) >= 0:
+        if has_content(events[start:end]):
+            return True
+        start = end + 2
+    return False
 
 
 def has_content(event: bytes) -> bool:
