@@ -1,0 +1,452 @@
+"""The Ray backend: the same replicas, placed, restarted and drained by Ray Serve on any cluster.
+
+One Serve application for each version of each model, so that a new version runs beside the old one
+until it is ready, as on the local backend. Tokens never pass through Ray: with direct ingress each
+replica has an HTTP port, and gateways speak to it directly.
+
+This process does not import Ray: a driver process does (`ray_driver`), whose only users of Ray are
+in `ray_serve`. One loop here compares what shall be with what is and tells the driver; `deploy`,
+`scale` and `remove` only note what shall be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import itertools
+import os
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from aviary.backends.logbook import Logbook
+from aviary.backends.ray_logs import LogReader
+from aviary.backends.ray_session import RayLost, Session
+from aviary.backends.ray_views import Answer, App, unplaceable
+from aviary.config.settings import Settings
+from aviary.config.spec import ModelSpec
+from aviary.core.errors import InvalidRequest, StartFailed
+from aviary.core.states import ReplicaState, ReplicaView
+from aviary.process.child import Backoff
+from aviary.replica.app import decode_view
+from aviary.replica.boot import ReplicaBoot
+from aviary.wire.asgi import TOKEN_HEADER
+from aviary.wire.client import Client, ConnectFailed, Target, WireError
+
+if importlib.util.find_spec("ray") is None:
+    raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+log = structlog.get_logger()
+
+TRIES = 3
+TICK_S = 0.5
+COALESCE_S = 0.05
+LISTEN_S = 0.05
+STEADY_LOOK_S = 2.0
+RESTLESS_S = 3.0
+"""So long after a change the cluster is looked at on every tick."""
+PROBE_S = 3.0
+DEPLOY_S = 60.0
+NOTICE_S = 0.3
+ROLL_DEADLINE_S = 900.0
+DRAIN_DEADLINE_S = 60.0
+LEAVE_CLUSTER_S = 6.0
+
+
+class RayBackend:
+    """A `Backend` on Ray Serve. See `aviary.core.ports.Backend`.
+
+    Args:
+        settings: This installation's settings.
+        token: The internal token of this Aviary.
+        runtime: Folder for the files of a Ray started here; short.
+        address: The cluster to join; `None` starts a Ray on this machine.
+    """
+
+    def __init__(
+        self, settings: Settings, *, token: str, runtime: Path, address: str | None = None
+    ) -> None:
+        self._settings = settings
+        self._token = token
+        self._runtime = runtime
+        self._address = address
+        whose = f"{os.uname().nodename}:{settings.home}"
+        self._owner = hashlib.sha256(whose.encode()).hexdigest()[:8]
+        self._serials = (f"{secrets.token_hex(2)}{n}" for n in itertools.count(1))
+        self._apps: dict[str, list[App]] = {}
+        self._seen: dict[str, Any] = {}
+        self._seen_at = self._changed_at = 0.0
+        self._logbooks: dict[str, Logbook] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._wake = asyncio.Event()
+        self._session: Session | None = None
+        self._client: Client | None = None
+
+    # life
+
+    async def start(self) -> None:
+        """Start Ray, or join it; a busy machine may need more than one try.
+
+        Raises:
+            StartFailed: it could not be had.
+        """
+        cause = ""
+        for attempt in range(TRIES):
+            try:
+                await self._connect()
+            except RayLost as error:
+                cause = str(error)
+                log.warning("Ray did not start", attempt=attempt + 1, cause=cause[:500])
+                await self._disconnect()
+            else:
+                break
+        else:
+            what = f"join Ray at {self._address}" if self._address else "start Ray"
+            raise StartFailed(
+                f"Cannot {what}: {cause}",
+                hint=f"Its log is {self._settings.log_dir / 'ray.log'}.",
+            )
+        self._client = Client(connect_timeout_s=PROBE_S)
+        self._keep(self._run())
+        self._keep(self._read_logs())
+
+    async def _connect(self) -> None:
+        book = self._book("ray")
+        self._session = Session(
+            runtime=self._runtime,
+            address=self._address,
+            on_line=lambda line: book.add("driver", line),
+        )
+        await self._session.start()
+        if self._address is not None:
+            # What an earlier Aviary of this home left when it was killed.
+            left = await self._session.ask("look", owner=self._owner)
+            if left:
+                await self._session.ask("delete", names=list(left))
+
+    async def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.stop()
+
+    async def stop(self) -> None:
+        """End everything this backend started; a joined cluster stays, without our models."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+        if self._session is not None and self._address is not None:
+            try:
+                await self._leave_cluster(self._session)
+            except RayLost as error:
+                log.warning("left the cluster without clearing up", cause=str(error)[:500])
+        self._apps.clear()
+        await self._disconnect()
+        if self._client is not None:
+            await self._client.close()
+        for book in self._logbooks.values():
+            book.close()
+        self._logbooks.clear()
+
+    async def _leave_cluster(self, session: Session) -> None:
+        deadline = time.monotonic() + LEAVE_CLUSTER_S
+        names = list(await session.ask("look", LEAVE_CLUSTER_S, owner=self._owner))
+        while names and time.monotonic() < deadline:
+            await session.ask("delete", LEAVE_CLUSTER_S, names=names)
+            await asyncio.sleep(TICK_S)
+            names = list(await session.ask("look", LEAVE_CLUSTER_S, owner=self._owner))
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # what shall be
+
+    async def deploy(self, spec: ModelSpec, replicas: int) -> None:
+        """Run the spec; an older version leaves when the new one is ready."""
+        if spec.resources.nodes > 1:
+            raise StartFailed(
+                f"{spec.id}: replicas over several nodes are not available in this version.",
+                hint="Set resources.nodes to 1.",
+            )
+        self._book(spec.id)
+        apps = self._apps.setdefault(spec.id, [])
+        staying = [app for app in apps if not app.leaving]
+        same = next((app for app in staying if app.spec.hash == spec.hash), None)
+        if same is None:
+            same = App(self._name(spec), spec, replicas)
+            apps.append(same)
+        same.spec, same.replicas = spec, replicas
+        old = [app for app in staying if app is not same]
+        if old:
+            self._keep(self._roll(same, old))
+        self._notify()
+
+    def _name(self, spec: ModelSpec) -> str:
+        """A name that was never used: neither by us nor by an earlier Aviary of this home."""
+        return f"{spec.id}@{self._owner}-{next(self._serials)}"
+
+    async def _roll(self, new: App, old: list[App]) -> None:
+        deadline = time.monotonic() + ROLL_DEADLINE_S
+        while not new.ready:
+            if new.leaving:
+                return
+            if time.monotonic() > deadline:
+                log.warning("new version did not become ready; the old stays", model=new.spec.id)
+                return
+            await asyncio.sleep(LISTEN_S)
+        self._let_go(old)
+
+    def _let_go(self, apps: Iterable[App]) -> None:
+        for app in apps:
+            if not app.leaving:
+                app.stopping()
+                app.leave_at = time.monotonic() + NOTICE_S
+        self._notify()
+
+    async def scale(self, model: str, replicas: int) -> None:
+        """Change the number of replicas; Serve touches none that stay."""
+        staying = [app for app in self._apps.get(model, []) if not app.leaving]
+        if staying:
+            staying[-1].replicas = replicas
+            self._notify()
+
+    async def remove(self, model: str) -> None:
+        """Drain and stop all replicas of the model."""
+        self._let_go(self._apps.get(model, []))
+        deadline = time.monotonic() + DRAIN_DEADLINE_S
+        while self._apps.get(model) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_S)
+        self._apps.pop(model, None)
+        book = self._logbooks.pop(model, None)
+        if book is not None:
+            book.close()
+        self._notify()
+
+    def replicas(self, model: str) -> tuple[ReplicaView, ...]:
+        """The model's replicas as known now."""
+        return tuple(view for app in self._apps.get(model, []) for view in app.views.values())
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change."""
+        self._listeners.append(changed)
+
+    def _notify(self) -> None:
+        self._changed_at = time.monotonic()
+        self._wake.set()
+        for listener in self._listeners:
+            listener()
+
+    # the loop
+
+    @property
+    def _all(self) -> list[App]:
+        return [app for apps in self._apps.values() for app in apps]
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        since = time.monotonic()
+        while True:
+            session = self._session
+            try:
+                if session is None:
+                    await self._connect()
+                    since = time.monotonic()
+                else:
+                    await self._tick(session)
+            except RayLost as error:
+                if session is not None and not session.lost.is_set():
+                    log.warning("Ray did not do as asked", cause=str(error)[:500])
+                else:
+                    delay_s = backoff.next_delay_s(time.monotonic() - since)
+                    log.warning("Ray was lost", cause=str(error)[:500], retry_in_s=delay_s)
+                    await self._start_over(str(error))
+                    await asyncio.sleep(delay_s)
+            if session is not None:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next tick, or until something shall be different."""
+        try:
+            async with asyncio.timeout(TICK_S):
+                await self._wake.wait()
+            await asyncio.sleep(COALESCE_S)
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _start_over(self, cause: str) -> None:
+        for model, apps in self._apps.items():
+            self._apps[model] = [app for app in apps if not app.leaving]
+            for app in self._apps[model]:
+                app.lost(f"Ray was lost: {cause}")
+                app.name = self._name(app.spec)
+        self._seen = {}
+        self._notify()
+        await self._disconnect()
+
+    async def _tick(self, session: Session) -> None:
+        await self._tell(session)
+        now = time.monotonic()
+        apps = self._all
+        before = [view for app in apps for view in app.views.values()]
+        steady = all(app.ready for app in apps) and now - self._changed_at > RESTLESS_S
+        if not steady or now - self._seen_at > STEADY_LOOK_S:
+            self._seen = await session.ask("look", owner=self._owner)
+            self._seen_at = now
+        places = [
+            (replica["id"], Target(replica["host"], replica["port"]), "/" + app.name)
+            for app in apps
+            for replica in self._seen.get(app.name, {}).get("replicas", ())
+            if replica["port"]
+        ]
+        answers = await asyncio.gather(*(self._probe(t, prefix) for _, t, prefix in places))
+        said = {key: answer for (key, _, _), answer in zip(places, answers, strict=True)}
+        if any(app.why or app.spec.resources.gpus for app in apps if not app.ready):
+            await self._explain(session)
+        for app in apps:
+            seen = self._seen.get(app.name)
+            if seen is not None:
+                app.take(seen, said)
+            elif app.listed or (app.leaving and app.told is None):
+                self._gone(app)
+        if before != [view for app in self._all for view in app.views.values()]:
+            self._notify()
+            self._wake.clear()
+
+    def _gone(self, app: App) -> None:
+        """Ray shows the application no more."""
+        if app.leaving:
+            self._apps[app.spec.id] = [a for a in self._apps[app.spec.id] if a is not app]
+        else:
+            app.lost("its Serve application was deleted by someone else")
+            app.name = self._name(app.spec)
+
+    async def _tell(self, session: Session) -> None:
+        """Tell Ray what is different from what it was told."""
+        new = [a for a in self._all if a.told is None and a.replicas > 0 and not a.leaving]
+        if new:
+            await self._hand_over(session, new)
+        for app in self._all:
+            count = app.replicas
+            if app.listed and app.told is not None and app.told != count and not app.leaving:
+                await session.ask("scale", name=app.name, replicas=count)
+                app.told = count
+        now = time.monotonic()
+        going = [a for a in self._all if a.leaving and a.told is not None and not a.deleting]
+        due = [app for app in going if app.leave_at <= now]
+        if due:
+            await session.ask("delete", names=[app.name for app in due])
+            for app in due:
+                app.deleting = True
+
+    async def _hand_over(self, session: Session, new: list[App]) -> None:
+        """Deploy together what came together; what Ray refuses, it refuses alone."""
+        for app in new:
+            app.told = app.replicas
+        try:
+            described = [self._described(app) for app in new]
+            await session.ask("deploy", DEPLOY_S, apps=described)
+        except RayLost as error:
+            if session.lost.is_set():
+                raise
+            if len(new) == 1:
+                new[0].refused(str(error))
+                self._notify()
+                return
+            for app in new:
+                await self._hand_over(session, [app])
+
+    def _described(self, app: App) -> dict[str, Any]:
+        settings, spec = self._settings, app.spec
+        here = self._address is None  # elsewhere the nodes' own settings decide, unless told
+        boot = ReplicaBoot(
+            spec=spec.model_dump(mode="json"),
+            token=self._token,
+            weights=str(settings.weights_dir)
+            if here or "cache" in settings.model_fields_set
+            else "",
+            runtime=str(self._runtime) if here else "",
+            max_body_bytes=settings.max_body_mb * 1024 * 1024,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
+        return {
+            "name": app.name,
+            "replicas": app.replicas,
+            "boot": msgspec.json.encode(boot).decode(),
+            "gpus": spec.resources.gpus,
+            "accelerator": spec.resources.accelerator,
+        }
+
+    async def _explain(self, session: Session) -> None:
+        """Why replicas that have no process yet cannot be placed."""
+        nodes = await session.ask("nodes")
+        for app in self._all:
+            waiting = [v for v in app.views.values() if v.state is ReplicaState.STARTING]
+            waiting = [view for view in waiting if not view.pid]
+            since = min((view.since for view in waiting), default=time.time())
+            app.why = unplaceable(app.spec, nodes, time.time() - since) if waiting else ""
+
+    async def _probe(self, target: Target, prefix: str) -> Answer:
+        """What a replica says of itself."""
+        if self._client is None:
+            return None
+        headers = [(TOKEN_HEADER, self._token.encode())]
+        try:
+            response = await self._client.request(
+                target, "GET", prefix + "/internal/state", headers, silence_s=PROBE_S
+            )
+            try:
+                view = decode_view(await response.read_all(1024 * 1024))
+            finally:
+                response.close()
+        except ConnectFailed as error:
+            return f"its process does not answer: {error}"
+        except (WireError, InvalidRequest):
+            return None
+        return view if response.status == 200 and "state" in view else None
+
+    # logs
+
+    def _book(self, name: str) -> Logbook:
+        book = self._logbooks.get(name)
+        if book is None:
+            book = self._logbooks[name] = Logbook(self._settings.log_dir, name)
+        return book
+
+    async def _read_logs(self) -> None:
+        reader = LogReader()
+        while True:
+            await asyncio.sleep(TICK_S)
+            session = self._session
+            if session is None or not session.logs:
+                continue
+            for app in self._all:
+                for replica in self._seen.get(app.name, {}).get("replicas", ()):
+                    lines = await asyncio.to_thread(
+                        reader.read, Path(session.logs), session.node, replica
+                    )
+                    for line in lines:
+                        self._book(app.spec.id).add(replica["id"], line)
+
+    def logs(self, model: str, lines: int) -> list[str]:
+        """The last log lines of the model's replicas on this node."""
+        book = self._logbooks.get(model)
+        return book.feed.last(lines) if book is not None else []
+
+    async def follow_logs(self, model: str, lines: int) -> AsyncGenerator[str, None]:
+        """The last lines, then each new one."""
+        book = self._logbooks.get(model)
+        if book is None:
+            return
+        async for line in book.feed.follow(lines):
+            yield line

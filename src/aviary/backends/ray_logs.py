@@ -1,0 +1,76 @@
+"""Log lines of Ray replicas on this machine, read from the files that Ray writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PIECE_BYTES = 256 * 1024
+MARKS = (b":job_id:", b":actor_name:", b":task_name:")
+"""Lines that Ray writes for its own log reader."""
+
+
+class LogReader:
+    """Follows the growing files of replicas. Blocking: call in a thread."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[Path]] = {}
+        self._at: dict[Path, int] = {}
+        self._rest: dict[Path, bytes] = {}
+
+    def read(self, logs: Path, node: str, replica: Mapping[str, Any]) -> list[str]:
+        """The lines a replica's process wrote since the last call.
+
+        Args:
+            logs: Ray's log folder on this machine.
+            node: Ray's id of this machine; files of other nodes cannot be read from here.
+            replica: The replica, as the driver describes it.
+        """
+        key = replica["id"]
+        if not replica["pid"]:
+            return []
+        if replica["node"] != node:
+            if key in self._files:
+                return []
+            self._files[key] = []
+            return [f"runs on node {replica['address']}; its log is there: {replica['log']}"]
+        if not self._files.get(key):
+            self._files[key] = _files_of(logs, replica)
+        lines: list[str] = []
+        for file in self._files[key]:
+            try:
+                lines.extend(self._read_file(file))
+            except OSError:  # gone, or not there yet
+                continue
+        return lines
+
+    def _read_file(self, file: Path) -> list[str]:
+        at = self._at.get(file, 0)
+        size = file.stat().st_size
+        if size < at:  # rotated
+            at = 0
+            self._rest.pop(file, None)
+        if size == at:
+            return []
+        with file.open("rb") as opened:
+            opened.seek(at)
+            data = opened.read(PIECE_BYTES)
+        self._at[file] = at + len(data)
+        *whole, rest = (self._rest.get(file, b"") + data).split(b"\n")
+        self._rest[file] = rest[-PIECE_BYTES:]
+        return [line.decode(errors="replace").rstrip() for line in whole if _is_text(line)]
+
+
+def _is_text(line: bytes) -> bool:
+    return bool(line.strip()) and not line.startswith(MARKS)
+
+
+def _files_of(logs: Path, replica: Mapping[str, Any]) -> list[Path]:
+    """Where a replica's process writes: what it prints, and Serve's log of it."""
+    files: list[Path] = []
+    if replica["pid"] and replica["worker"]:
+        files.extend(sorted(logs.glob(f"worker-{replica['worker']}-*-{replica['pid']}.*")))
+    if replica["log"]:
+        files.append(logs / str(replica["log"]).lstrip("/"))
+    return files

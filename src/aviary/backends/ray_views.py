@@ -1,0 +1,180 @@
+"""From what Ray's controller and the replicas say to what Aviary shows. Pure functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aviary.config.spec import ModelSpec
+from aviary.core.states import ReplicaState, ReplicaView
+
+WAITS_FOR_PLACE_S = 4.0
+CAUSE_CHARACTERS = 500
+WHOLE = "all"
+"""Stands for all replicas of an application that Ray does not run."""
+
+Answer = Mapping[str, Any] | str | None
+"""What `/internal/state` said; a text: why nothing can be there any more; `None`: no news."""
+
+
+@dataclass(slots=True)
+class App:
+    """One Serve application: one version of one model.
+
+    Attributes:
+        name: Its name; also its route prefix, after a slash.
+        spec: What it serves.
+        replicas: How many it shall have.
+        told: How many replicas Ray was told; `None` before it has heard of this application.
+        listed: Whether Ray has shown it.
+        leaving: It is to go, and nothing new goes to it.
+        leave_at: Clock time in seconds at which Ray is told to delete it.
+        deleting: Whether Ray was told so.
+        views: Its replicas by Ray's id.
+        why: Why its replicas are not placed.
+    """
+
+    name: str
+    spec: ModelSpec
+    replicas: int
+    told: int | None = None
+    listed: bool = False
+    leaving: bool = False
+    leave_at: float = 0.0
+    deleting: bool = False
+    views: dict[str, ReplicaView] = field(default_factory=dict)
+    why: str = ""
+    _vacant: list[tuple[int, str]] = field(default_factory=list)
+    _counted: set[str] = field(default_factory=set)
+
+    @property
+    def ready(self) -> bool:
+        """All its replicas are ready and no other is on its way."""
+        states = [view.state for view in self.views.values()]
+        return (
+            not self.leaving
+            and len(states) == self.replicas
+            and all(state is ReplicaState.READY for state in states)
+        )
+
+    def take(self, seen: Mapping[str, Any], answers: Mapping[str, Answer]) -> None:
+        """Take a look at the controller's list and the replicas' own answers."""
+        self.listed = True
+        views: dict[str, ReplicaView] = {}
+        for replica in seen["replicas"]:
+            key = replica["id"]
+            before = self.views.get(key) or self._newcomer(key)
+            views[key] = self._next(before, replica, answers.get(key))
+        for key, view in self.views.items():
+            if (
+                key not in views
+                and key != WHOLE
+                and view.state not in (ReplicaState.STOPPING, ReplicaState.FAILED)
+            ):
+                self._vacate(key, view.restarts, "its process ended")
+        self.views = views
+        if not views and seen["status"] == "DEPLOY_FAILED":
+            self.refused(last_words(seen["message"]))
+
+    def _newcomer(self, key: str) -> ReplicaView:
+        restarts, cause = self._vacant.pop(0) if self._vacant else (0, "")
+        detail = "Ray starts a process" + (f"; the one before: {cause}" if cause else "")
+        return ReplicaView(
+            f"{self.spec.id}/{key}", detail=detail, since=time.time(), restarts=restarts
+        )
+
+    def refused(self, cause: str) -> None:
+        """Ray does not run it, or has given it up."""
+        before = self.views.get(WHOLE)
+        view = before or ReplicaView(f"{self.spec.id}/{WHOLE}", since=time.time())
+        self.views = {WHOLE: replace(view, state=ReplicaState.FAILED, detail=cause)}
+
+    def _next(self, before: ReplicaView, replica: Mapping[str, Any], answer: Answer) -> ReplicaView:
+        state, detail, progress = before.state, before.detail, before.progress
+        if self.leaving or replica["state"] == "STOPPING":
+            if state is not ReplicaState.FAILED:
+                state, detail, progress = ReplicaState.STOPPING, "draining", None
+        elif isinstance(answer, str):
+            state, detail, progress = ReplicaState.FAILED, answer, None
+        elif answer is not None:
+            state = ReplicaState(answer["state"])
+            detail = str(answer.get("detail") or "")
+            progress = answer.get("progress")
+        elif not replica["port"]:
+            if self.why:
+                detail = f"unplaceable: {self.why}"
+            elif detail.startswith("unplaceable") or not detail:
+                detail = "Ray starts a process"
+        if state is ReplicaState.FAILED:
+            self._vacate(replica["id"], before.restarts, detail)
+        return replace(
+            before,
+            host=replica["host"] or before.host,
+            port=replica["port"] or before.port,
+            prefix="/" + self.name,
+            pid=replica["pid"],
+            node=replica["address"],
+            state=state,
+            detail=detail,
+            progress=progress,
+            since=before.since if state is before.state else time.time(),
+        )
+
+    def _vacate(self, key: str, restarts: int, cause: str) -> None:
+        """A replica failed: whoever comes next takes its place."""
+        if key not in self._counted and not self.leaving:
+            self._counted.add(key)
+            self._vacant.append((restarts + 1, cause[:CAUSE_CHARACTERS]))
+
+    def stopping(self) -> None:
+        """Show at once that nothing new may go here."""
+        self.leaving = True
+        for key, view in self.views.items():
+            if view.state not in (ReplicaState.FAILED, ReplicaState.STOPPING):
+                self.views[key] = replace(
+                    view, state=ReplicaState.STOPPING, detail="draining", since=time.time()
+                )
+
+    def lost(self, cause: str) -> None:
+        """Ray is gone, and every replica with it."""
+        self.told, self.listed = None, False
+        for key, view in self.views.items():
+            self._vacate(key, view.restarts, cause)
+            self.views[key] = replace(
+                view, state=ReplicaState.FAILED, detail=cause, port=0, pid=0, progress=None
+            )
+
+
+def last_words(message: str) -> str:
+    """The last line of what may be a long traceback."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1][:CAUSE_CHARACTERS] if lines else "Ray Serve could not deploy it"
+
+
+def unplaceable(spec: ModelSpec, nodes: Sequence[Mapping[str, Any]], pending_s: float) -> str:
+    """Why no node can take a replica of the spec; empty when one may.
+
+    Args:
+        spec: The model.
+        nodes: Living nodes with their `resources`.
+        pending_s: How long a replica has been waiting for a place.
+    """
+    gpus, kind = spec.resources.gpus, spec.resources.accelerator
+    if not gpus and not kind:
+        return ""
+    able = [
+        node["resources"]
+        for node in nodes
+        if node["resources"].get("GPU", 0) >= gpus
+        and (not kind or f"accelerator_type:{kind}" in node["resources"])
+    ]
+    of_kind = f" of type {kind}" if kind else ""
+    wanted = f"asks for {gpus:g} GPU{'' if gpus == 1 else 's'}{of_kind}"
+    if not able:
+        most = max((node["resources"].get("GPU", 0) for node in nodes), default=0)
+        return f"{wanted}; no node of the cluster has that (the largest has {most:g} GPUs)"
+    if pending_s > WAITS_FOR_PLACE_S:
+        return f"{wanted}; waits until a node has that free"
+    return ""
