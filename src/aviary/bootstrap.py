@@ -285,7 +285,7 @@ def make_backend(plan: Plan, settings: Settings, token: str, runtime: Path) -> B
             raise NotAvailable(
                 "Ray is not installed.", hint="Install it: pip install 'aviary-llm[ray]'."
             ) from error
-        return RayBackend(settings, token=token, address=plan.address)
+        return RayBackend(settings, token=token, runtime=runtime, address=plan.address)
     raise SpecError(f"There is no backend {plan.backend!r}.", hint="Backends: local, ray.")
 
 
