@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
+from typing import Any
 
 import msgspec
 import structlog
@@ -56,6 +57,7 @@ from aviary.wire.client import (
     UpstreamSilent,
     WireError,
 )
+from aviary.wire.server import BODY_PIPE, BodyPipe
 from aviary.wire.sse import (
     DONE,
     EventSplitter,
@@ -152,6 +154,7 @@ class Exchange:
 
     __slots__ = (
         "_error",
+        "_extensions",
         "_key",
         "_model",
         "_path",
@@ -179,6 +182,7 @@ class Exchange:
         self._path = path
         self._receive = receive
         self._send = send
+        self._extensions: dict[str, Any] = scope.get("extensions") or {}
         self._request_id = request_id(scope)
         self._time = time.time()
         self._received = perf_counter()
@@ -371,33 +375,45 @@ class Exchange:
                 ],
             }
         )
-        last = b""
+        pipe: BodyPipe | None = self._extensions.get(BODY_PIPE)
+        tail = b""
+
+        def look(data: bytes) -> bytes:
+            """The whole events in what has come, less what the client shall not see."""
+            nonlocal tail
+            events = splitter.feed(data)
+            if not events:
+                return events
+            tail = events[-len(DONE) :]
+            if self._ttft is None and any_content(events):
+                self._ttft = perf_counter() - self._received
+            if USAGE in events:
+                return self._take_usage(events, strip_usage)
+            return events
+
         try:
-            at_end = False
-            while not at_end:
-                events = splitter.feed(await response.read())
-                at_end = response.at_end
-                if at_end:
-                    events += splitter.rest()
-                    # Without it the replica's last event says what went wrong.
-                    if not (events or last).endswith(DONE):
-                        self._status, self._error = EngineError.status, EngineError.code
-                elif not events:
-                    continue
-                last = events
-                if self._ttft is None and any_content(events):
-                    self._ttft = perf_counter() - self._received
-                if USAGE in events:
-                    events = self._take_usage(events, strip_usage)
-                if events or at_end:
-                    await send(
-                        {"type": "http.response.body", "body": events, "more_body": not at_end}
-                    )
+            if pipe is not None:
+                write = pipe.write
+                last = await response.pump(lambda data: write(look(data)), pipe.drained)
+            else:
+                last = await self._copy(response, look)
         except UpstreamSilent as error:
             raise TimedOut(f"Replica {endpoint.id} fell silent: {error}.") from error
         except WireError as error:
             eject(endpoint, monotonic())
             raise Crashed(f"Replica {endpoint.id} died in the middle of its answer.") from error
+        body = look(last) + splitter.rest()
+        if tail != DONE:  # the replica's last event says what went wrong
+            self._status, self._error = EngineError.status, EngineError.code
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _copy(self, response: Response, look: Callable[[bytes], bytes]) -> bytes:
+        """Pass pieces on by plain ASGI, on a server without our body pipe."""
+        while not response.at_end:
+            events = look(await response.read())
+            if events:
+                await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        return b""
 
     def _take_usage(self, events: bytes, strip: bool) -> bytes:
         """Note reported usage; leave out the event made only for it when nobody asked."""
