@@ -130,9 +130,9 @@ class ReplicaApp:
 
     def _set(self, state: ReplicaState, detail: str, fraction: float | None = None) -> None:
         if state != self.state:
+            if state is ReplicaState.STARTING:
+                return  # a late word of progress: the start is over
             self._since = time.time()
-        elif state is ReplicaState.STARTING and self.state is not ReplicaState.STARTING:
-            return
         self.state, self.detail, self.progress = state, detail, fraction
         if self._on_state is not None:
             self._on_state(state, detail, fraction)
@@ -146,26 +146,33 @@ class ReplicaApp:
             return
         if scope["type"] != "http":
             return
-        path: str = scope["path"]
-        root: str = scope.get("root_path") or ""
-        if root and path.startswith(root):
-            path = path[len(root) :] or "/"
         try:
-            token = find_header(scope["headers"], TOKEN_HEADER) or b""
-            if not hmac.compare_digest(token, self._token):
-                raise NotAuthorized("Replicas answer only to their own gateways.")
-            if path in ROUTES and scope["method"] == "POST":
-                await self._generate(path, scope, receive, send)
-            elif path == "/internal/state":
-                await send_json(send, 200, self.view())
-            elif path == "/internal/health":
-                await self._health(send)
-            else:
-                await send_json(send, 404, {"error": {"message": f"No route {path}."}})
+            await self._route(scope, receive, send)
         except AviaryError as error:
             await send_error(send, error, [(LOAD_HEADER, self._admission.load)])
         except ClientLeft:
             return
+        except Exception as error:
+            log.exception("request failed", model=self.spec.id)
+            failure = EngineError(f"{self.spec.id}: {type(error).__name__} inside the replica.")
+            await send_error(send, failure, [(LOAD_HEADER, self._admission.load)])
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        root: str = scope.get("root_path") or ""
+        if root and path.startswith(root):
+            path = path[len(root) :] or "/"
+        token = find_header(scope["headers"], TOKEN_HEADER) or b""
+        if not hmac.compare_digest(token, self._token):
+            raise NotAuthorized("Replicas answer only to their own gateways.")
+        if path in ROUTES and scope["method"] == "POST":
+            await self._generate(path, scope, receive, send)
+        elif path == "/internal/state":
+            await send_json(send, 200, self.view())
+        elif path == "/internal/health":
+            await self._health(send)
+        else:
+            await send_json(send, 404, {"error": {"message": f"No route {path}."}})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -244,10 +251,11 @@ class ReplicaApp:
                     await self._send_head(response, send)
                     started = True
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except AviaryError as error:
+        except Exception as caught:
             if not started:
                 raise
-            log.warning("generation broke off", model=self.spec.id, error=str(error))
+            log.warning("generation broke off", model=self.spec.id, error=repr(caught))
+            error = caught if isinstance(caught, AviaryError) else EngineError("The engine failed.")
             event = b"data: " + error_body(error) + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": False})
             return

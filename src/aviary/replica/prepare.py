@@ -14,6 +14,7 @@ from aviary.core.errors import InvalidRequest, PromptTooLong
 
 GENERATION_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
 ROUTES = GENERATION_ROUTES | {"/v1/embeddings"}
+SHOWN_CHARS = 60
 
 
 def decode_body(raw: bytes) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def _messages(spec: ModelSpec, messages: object) -> list[Any]:
         role = message.get("role")
         if role not in ("system", "developer", "user", "assistant", "tool", "function"):
             raise InvalidRequest(
-                f"{where}.role is {role!r}; it must be system, developer, user, assistant or tool.",
+                f"{where}.role is {_shown(role)}; "
+                "it must be system, developer, user, assistant or tool.",
                 param=f"{where}.role",
             )
         content = message.get("content")
@@ -126,7 +128,12 @@ def _check_n(spec: ModelSpec, body: dict[str, Any]) -> None:
 def _check_type(body: dict[str, Any], name: str, kind: type) -> None:
     value = body.get(name)
     if value is not None and not isinstance(value, kind):
-        raise InvalidRequest(f"{name} must be {kind.__name__}, not {value!r}.", param=name)
+        raise InvalidRequest(f"{name} must be {kind.__name__}, not {_shown(value)}.", param=name)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
 
 
 def _limit_output(spec: ModelSpec, body: dict[str, Any]) -> None:
