@@ -101,7 +101,7 @@ def up(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Gateway processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Gateway processes.")] = 2,
     backend: Annotated[
         Literal["local", "ray"], typer.Option(help="What runs the replicas.")
     ] = "local",

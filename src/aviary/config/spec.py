@@ -266,7 +266,8 @@ class ScalingSignal(_Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if len(self.model_fields_set) != 1:
+        given = [value for value in self.model_dump().values() if value is not None]
+        if len(given) != 1:
             raise ValueError("give exactly one of tokens_per_second, queue, kv_cache, requests")
         return self
 
