@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ class Running:
         self, home: Path, *arguments: str, start_s: float = 60, **environment: str
     ) -> None:
         self.home = home
+        # Short, since paths of Unix sockets must be.
+        self.runtime = Path(tempfile.mkdtemp(prefix="avt-", dir="/tmp"))
         self._start_s = start_s
         self._environment = {
             **os.environ,
             "AVIARY_HOME": str(home),
-            "AVIARY_RUNTIME": str(home / "r"),
+            "AVIARY_RUNTIME": str(self.runtime),
             "AVIARY_LOG_FORMAT": "json",
             **environment,
         }
@@ -83,6 +87,7 @@ class Running:
         left = psutil.wait_procs(processes, timeout=5)[1]
         for process in left:
             process.kill()
+        shutil.rmtree(self.runtime, ignore_errors=True)
         assert not left, f"left behind: {left}"
 
     def stop(self, most_s: float, number: int = signal.SIGINT) -> float:
