@@ -22,22 +22,19 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
 from aviary.backends.logbook import Logbook
+from aviary.backends.ray_app import Describer, Probe
 from aviary.backends.ray_logs import LogReader
-from aviary.backends.ray_session import RayLost, Session
-from aviary.backends.ray_views import Answer, App, unplaceable
+from aviary.backends.ray_session import RayLost, Session, short_folder
+from aviary.backends.ray_views import App, unplaceable
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import InvalidRequest, StartFailed
+from aviary.core.errors import StartFailed
 from aviary.core.states import ReplicaState, ReplicaView
 from aviary.process.child import Backoff
-from aviary.replica.app import decode_view
-from aviary.replica.boot import ReplicaBoot
-from aviary.wire.asgi import TOKEN_HEADER
-from aviary.wire.client import Client, ConnectFailed, Target, WireError
+from aviary.wire.client import Target
 
 if importlib.util.find_spec("ray") is None:
     raise ModuleNotFoundError("No module named 'ray'", name="ray")
@@ -45,13 +42,14 @@ if importlib.util.find_spec("ray") is None:
 log = structlog.get_logger()
 
 TRIES = 3
+DRIVER = "_ray"
+"""Name of the driver's log; no model can have it."""
 TICK_S = 0.5
 COALESCE_S = 0.05
 LISTEN_S = 0.05
 STEADY_LOOK_S = 2.0
 RESTLESS_S = 3.0
 """So long after a change the cluster is looked at on every tick."""
-PROBE_S = 3.0
 DEPLOY_S = 60.0
 NOTICE_S = 0.3
 ROLL_DEADLINE_S = 900.0
@@ -86,8 +84,11 @@ class RayBackend:
         self._listeners: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
+        self._backoff = Backoff()
+        self._connected_at = 0.0
         self._session: Session | None = None
-        self._client: Client | None = None
+        self._probe = Probe(token)
+        self._describe = Describer(settings, token, runtime, here=address is None)
 
     # life
 
@@ -101,7 +102,7 @@ class RayBackend:
         for attempt in range(TRIES):
             try:
                 await self._connect()
-            except RayLost as error:
+            except (RayLost, OSError) as error:
                 cause = str(error)
                 log.warning("Ray did not start", attempt=attempt + 1, cause=cause[:500])
                 await self._disconnect()
@@ -111,25 +112,23 @@ class RayBackend:
             what = f"join Ray at {self._address}" if self._address else "start Ray"
             raise StartFailed(
                 f"Cannot {what}: {cause}",
-                hint=f"Its log is {self._settings.log_dir / 'ray.log'}.",
+                hint=f"Its log is {self._settings.log_dir / f'{DRIVER}.log'}.",
             )
-        self._client = Client(connect_timeout_s=PROBE_S)
+        self._connected_at = time.monotonic()
         self._keep(self._run())
         self._keep(self._read_logs())
 
     async def _connect(self) -> None:
-        book = self._book("ray")
+        book = self._book(DRIVER)
         self._session = Session(
-            runtime=self._runtime,
+            folder=short_folder(self._runtime, self._owner),
             address=self._address,
             on_line=lambda line: book.add("driver", line),
         )
         await self._session.start()
         if self._address is not None:
             # What an earlier Aviary of this home left when it was killed.
-            left = await self._session.ask("look", owner=self._owner)
-            if left:
-                await self._session.ask("delete", names=list(left))
+            await self._session.clear(self._owner, 0.0, {app.name for app in self._all})
 
     async def _disconnect(self) -> None:
         session, self._session = self._session, None
@@ -144,24 +143,15 @@ class RayBackend:
             await asyncio.wait(list(self._tasks))
         if self._session is not None and self._address is not None:
             try:
-                await self._leave_cluster(self._session)
+                await self._session.clear(self._owner, LEAVE_CLUSTER_S)
             except RayLost as error:
                 log.warning("left the cluster without clearing up", cause=str(error)[:500])
         self._apps.clear()
         await self._disconnect()
-        if self._client is not None:
-            await self._client.close()
+        await self._probe.close()
         for book in self._logbooks.values():
             book.close()
         self._logbooks.clear()
-
-    async def _leave_cluster(self, session: Session) -> None:
-        deadline = time.monotonic() + LEAVE_CLUSTER_S
-        names = list(await session.ask("look", LEAVE_CLUSTER_S, owner=self._owner))
-        while names and time.monotonic() < deadline:
-            await session.ask("delete", LEAVE_CLUSTER_S, names=names)
-            await asyncio.sleep(TICK_S)
-            names = list(await session.ask("look", LEAVE_CLUSTER_S, owner=self._owner))
 
     def _keep(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -188,7 +178,7 @@ class RayBackend:
         old = [app for app in staying if app is not same]
         if old:
             self._keep(self._roll(same, old))
-        self._notify()
+        self._wanted()
 
     def _name(self, spec: ModelSpec) -> str:
         """A name that was never used: neither by us nor by an earlier Aviary of this home."""
@@ -210,18 +200,20 @@ class RayBackend:
             if not app.leaving:
                 app.stopping()
                 app.leave_at = time.monotonic() + NOTICE_S
-        self._notify()
+                if app.told is None:
+                    self._gone(app)
+        self._wanted()
 
     async def scale(self, model: str, replicas: int) -> None:
         """Change the number of replicas; Serve touches none that stay."""
         staying = [app for app in self._apps.get(model, []) if not app.leaving]
         if staying:
             staying[-1].replicas = replicas
-            self._notify()
+            self._wanted()
 
     async def remove(self, model: str) -> None:
         """Drain and stop all replicas of the model."""
-        self._let_go(self._apps.get(model, []))
+        self._let_go(list(self._apps.get(model, ())))
         deadline = time.monotonic() + DRAIN_DEADLINE_S
         while self._apps.get(model) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(LISTEN_S)
@@ -239,9 +231,13 @@ class RayBackend:
         """Call `changed` after each change."""
         self._listeners.append(changed)
 
+    def _wanted(self) -> None:
+        """Something shall be different now."""
+        self._wake.set()
+        self._notify()
+
     def _notify(self) -> None:
         self._changed_at = time.monotonic()
-        self._wake.set()
         for listener in self._listeners:
             listener()
 
@@ -252,26 +248,18 @@ class RayBackend:
         return [app for apps in self._apps.values() for app in apps]
 
     async def _run(self) -> None:
-        backoff = Backoff()
-        since = time.monotonic()
         while True:
             session = self._session
             try:
-                if session is None:
-                    await self._connect()
-                    since = time.monotonic()
+                if session is None or session.lost.is_set():
+                    await self._start_over()
                 else:
-                    await self._tick(session)
-            except RayLost as error:
-                if session is not None and not session.lost.is_set():
-                    log.warning("Ray did not do as asked", cause=str(error)[:500])
-                else:
-                    delay_s = backoff.next_delay_s(time.monotonic() - since)
-                    log.warning("Ray was lost", cause=str(error)[:500], retry_in_s=delay_s)
-                    await self._start_over(str(error))
-                    await asyncio.sleep(delay_s)
-            if session is not None:
-                await self._rest()
+                    await self._tick(session, self._probe)
+            except (RayLost, OSError) as error:
+                log.warning("Ray did not do as asked", cause=str(error)[:500])
+            except Exception:
+                log.exception("a look at Ray failed")
+            await self._rest()
 
     async def _rest(self) -> None:
         """Until the next tick, or until something shall be different."""
@@ -283,17 +271,27 @@ class RayBackend:
             pass
         self._wake.clear()
 
-    async def _start_over(self, cause: str) -> None:
-        for model, apps in self._apps.items():
-            self._apps[model] = [app for app in apps if not app.leaving]
-            for app in self._apps[model]:
-                app.lost(f"Ray was lost: {cause}")
-                app.name = self._name(app.spec)
-        self._seen = {}
-        self._notify()
-        await self._disconnect()
+    async def _start_over(self) -> None:
+        """The driver ended: start another, and with it the Ray that ended with the last one.
 
-    async def _tick(self, session: Session) -> None:
+        A joined cluster goes on without a driver, and so do the replicas there.
+        """
+        if self._address is None:
+            for model, apps in self._apps.items():
+                self._apps[model] = [app for app in apps if not app.leaving]
+                for app in self._apps[model]:
+                    app.lost("Ray has ended; it is started again")
+                    app.name = self._name(app.spec)
+            self._seen = {}
+            self._notify()
+        delay_s = self._backoff.next_delay_s(time.monotonic() - self._connected_at)
+        log.warning("the Ray driver has ended", restart_in_s=delay_s)
+        await self._disconnect()
+        await asyncio.sleep(delay_s)
+        await self._connect()
+        self._connected_at = time.monotonic()
+
+    async def _tick(self, session: Session, probe: Probe) -> None:
         await self._tell(session)
         now = time.monotonic()
         apps = self._all
@@ -308,19 +306,18 @@ class RayBackend:
             for replica in self._seen.get(app.name, {}).get("replicas", ())
             if replica["port"]
         ]
-        answers = await asyncio.gather(*(self._probe(t, prefix) for _, t, prefix in places))
+        answers = await asyncio.gather(*(probe.ask(t, prefix) for _, t, prefix in places))
         said = {key: answer for (key, _, _), answer in zip(places, answers, strict=True)}
         if any(app.why or app.spec.resources.gpus for app in apps if not app.ready):
             await self._explain(session)
         for app in apps:
             seen = self._seen.get(app.name)
-            if seen is not None:
+            if seen is not None and not app.never_ran:
                 app.take(seen, said)
-            elif app.listed or (app.leaving and app.told is None):
+            elif app.gone:
                 self._gone(app)
         if before != [view for app in self._all for view in app.views.values()]:
             self._notify()
-            self._wake.clear()
 
     def _gone(self, app: App) -> None:
         """Ray shows the application no more."""
@@ -332,7 +329,7 @@ class RayBackend:
 
     async def _tell(self, session: Session) -> None:
         """Tell Ray what is different from what it was told."""
-        new = [a for a in self._all if a.told is None and a.replicas > 0 and not a.leaving]
+        new = [a for a in self._all if a.told is None and a.replicas > 0 and not a.given_up]
         if new:
             await self._hand_over(session, new)
         for app in self._all:
@@ -353,39 +350,18 @@ class RayBackend:
         for app in new:
             app.told = app.replicas
         try:
-            described = [self._described(app) for app in new]
+            described = [self._describe(app) for app in new]
             await session.ask("deploy", DEPLOY_S, apps=described)
         except RayLost as error:
             if session.lost.is_set():
                 raise
             if len(new) == 1:
+                new[0].told, new[0].given_up = None, True
                 new[0].refused(str(error))
                 self._notify()
                 return
             for app in new:
                 await self._hand_over(session, [app])
-
-    def _described(self, app: App) -> dict[str, Any]:
-        settings, spec = self._settings, app.spec
-        here = self._address is None  # elsewhere the nodes' own settings decide, unless told
-        boot = ReplicaBoot(
-            spec=spec.model_dump(mode="json"),
-            token=self._token,
-            weights=str(settings.weights_dir)
-            if here or "cache" in settings.model_fields_set
-            else "",
-            runtime=str(self._runtime) if here else "",
-            max_body_bytes=settings.max_body_mb * 1024 * 1024,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-        )
-        return {
-            "name": app.name,
-            "replicas": app.replicas,
-            "boot": msgspec.json.encode(boot).decode(),
-            "gpus": spec.resources.gpus,
-            "accelerator": spec.resources.accelerator,
-        }
 
     async def _explain(self, session: Session) -> None:
         """Why replicas that have no process yet cannot be placed."""
@@ -395,25 +371,6 @@ class RayBackend:
             waiting = [view for view in waiting if not view.pid]
             since = min((view.since for view in waiting), default=time.time())
             app.why = unplaceable(app.spec, nodes, time.time() - since) if waiting else ""
-
-    async def _probe(self, target: Target, prefix: str) -> Answer:
-        """What a replica says of itself."""
-        if self._client is None:
-            return None
-        headers = [(TOKEN_HEADER, self._token.encode())]
-        try:
-            response = await self._client.request(
-                target, "GET", prefix + "/internal/state", headers, silence_s=PROBE_S
-            )
-            try:
-                view = decode_view(await response.read_all(1024 * 1024))
-            finally:
-                response.close()
-        except ConnectFailed as error:
-            return f"its process does not answer: {error}"
-        except (WireError, InvalidRequest):
-            return None
-        return view if response.status == 200 and "state" in view else None
 
     # logs
 

@@ -28,7 +28,7 @@ class LogReader:
             replica: The replica, as the driver describes it.
         """
         key = replica["id"]
-        if not replica["pid"]:
+        if not replica["pid"] or not replica["worker"]:
             return []
         if replica["node"] != node:
             if key in self._files:
@@ -67,10 +67,5 @@ def _is_text(line: bytes) -> bool:
 
 
 def _files_of(logs: Path, replica: Mapping[str, Any]) -> list[Path]:
-    """Where a replica's process writes: what it prints, and Serve's log of it."""
-    files: list[Path] = []
-    if replica["pid"] and replica["worker"]:
-        files.extend(sorted(logs.glob(f"worker-{replica['worker']}-*-{replica['pid']}.*")))
-    if replica["log"]:
-        files.append(logs / str(replica["log"]).lstrip("/"))
-    return files
+    """Where a replica's process writes what it prints; Serve's warnings are among it."""
+    return sorted(logs.glob(f"worker-{replica['worker']}-*-{replica['pid']}.*"))

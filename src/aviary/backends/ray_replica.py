@@ -66,7 +66,7 @@ class Replica:
     async def check_health(self) -> None:
         """Asked by Serve each second; raising three times in a row gets this replica replaced."""
         # Ray names the process after each call it makes; so our name comes a moment later.
-        asyncio.get_running_loop().call_later(TITLE_AFTER_S, setproctitle.setproctitle, self._title)
+        asyncio.get_running_loop().call_later(TITLE_AFTER_S, name_process, self._title)
         replica = self._replica
         shown_s = time.monotonic() - self._failed_at
         if replica.state is ReplicaState.FAILED and shown_s > SHOW_FAILURE_S:

@@ -30,7 +30,6 @@ SERVE_ENVIRONMENT: Mapping[str, str] = {
     # Our app is asynchronous throughout: one event loop a replica, no hop between threads.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
 }
 ENVIRONMENT: Mapping[str, str] = {
     **SERVE_ENVIRONMENT,
@@ -260,7 +259,7 @@ def leave() -> None:
 
 def name_process(title: str) -> None:
     """Name this Ray worker: Ray has the process' title in its hands, other ways have no effect."""
-    from ray._raylet import setproctitle
+    from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
     setproctitle(title)
 

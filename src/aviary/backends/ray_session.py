@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ REPLY_LIMIT_BYTES = 64 * 1024 * 1024
 ASK_S = 15.0
 START_S = 60.0
 LEAVE_S = 9.0
-SESSION_PATH_BYTES = 40
-"""What Ray adds at most: `session_2026-01-01_00-00-00_000000_1234567`."""
-SOCKET_NAME_BYTES = 22
+CLEAR_S = 0.5
+LONGEST_SOCKET = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+"""What Ray puts into its folder."""
 SOCKET_PATH_LIMIT_BYTES = 107
 
 
@@ -42,17 +42,17 @@ class Session:
     """One connection to one Ray, through a driver process of its own.
 
     Args:
-        runtime: Folder for the files of a Ray started here.
+        folder: For the files of a Ray started here; made by `start`, removed by `stop`.
         address: The cluster to join; `None` starts one.
         on_line: Called with what the driver prints.
     """
 
     def __init__(
-        self, *, runtime: Path, address: str | None, on_line: Callable[[str], None]
+        self, *, folder: Path, address: str | None, on_line: Callable[[str], None]
     ) -> None:
         self._address = address
         self._on_line = on_line
-        self._folder = runtime / "ray"
+        self._folder = folder
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._child: Child | None = None
@@ -66,7 +66,7 @@ class Session:
         """Start the driver and with it Ray, or join one.
 
         Raises:
-            StartFailed: the folder's path is too long for Ray's sockets.
+            StartFailed: the folder cannot be made.
             RayLost: Ray did not start.
         """
         if self._address is None:
@@ -91,21 +91,22 @@ class Session:
             ours.close()
             raise
         self._reading = asyncio.create_task(self._read(reader))
-        if self._address is None:
-            place = await self.ask("start", START_S, temp_folder=str(self._folder))
-        else:
-            place = await self.ask("join", START_S, address=self._address)
+        try:
+            if self._address is None:
+                place = await self.ask("start", START_S, temp_folder=str(self._folder))
+            else:
+                place = await self.ask("join", START_S, address=self._address)
+        except RayLost:
+            self.lost.set()
+            raise
         self.logs, self.node = place["logs"], place["node"]
 
     def _make_folder(self) -> None:
-        longest = len(str(self._folder).encode()) + SESSION_PATH_BYTES + SOCKET_NAME_BYTES + 12
-        if longest > SOCKET_PATH_LIMIT_BYTES:
-            raise StartFailed(
-                f"The path {self._folder} is too long for Ray's sockets.",
-                hint="Set AVIARY_RUNTIME to a short one such as /tmp.",
-            )
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(mode=0o700)
+        try:
+            self._folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise StartFailed(f"Cannot make {self._folder} for Ray: {error.strerror}.") from error
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -148,6 +149,27 @@ class Session:
         finally:
             self._waiting.pop(number, None)
 
+    async def clear(self, owner: str, within_s: float, but: Collection[str] = ()) -> None:
+        """Delete the owner's applications from the cluster, and wait a while until they are gone.
+
+        Args:
+            owner: Part of their names.
+            within_s: How long to wait; with 0 this returns once Ray was told.
+            but: Names of those that stay.
+
+        Raises:
+            RayLost: Ray could not be told.
+        """
+        deadline = asyncio.get_running_loop().time() + within_s
+        while True:
+            names = [name for name in await self.ask("look", owner=owner) if name not in but]
+            if not names:
+                return
+            await self.ask("delete", names=names)
+            if asyncio.get_running_loop().time() >= deadline:
+                return
+            await asyncio.sleep(CLEAR_S)
+
     async def stop(self) -> None:
         """End the driver, every process it left, and the session's files. May be called twice."""
         if self._writer is not None:
@@ -166,6 +188,17 @@ class Session:
             await asyncio.wait([self._reading])
         if self._address is None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def short_folder(runtime: Path, owner: str) -> Path:
+    """Where Ray's files can be: in the runtime folder, unless sockets there had too long a path.
+
+    The other place is the owner's alone, so that the next start finds what a killed one left.
+    """
+    inside = runtime / "ray"
+    if len(os.fsencode(inside / LONGEST_SOCKET)) <= SOCKET_PATH_LIMIT_BYTES:
+        return inside
+    return Path("/tmp") / f"aviary-ray-{owner}"  # noqa: S108
 
 
 def _members(session: int) -> set[psutil.Process]:

@@ -32,6 +32,7 @@ class App:
         leaving: It is to go, and nothing new goes to it.
         leave_at: Clock time in seconds at which Ray is told to delete it.
         deleting: Whether Ray was told so.
+        given_up: Ray refused it; it is not tried again.
         views: Its replicas by Ray's id.
         why: Why its replicas are not placed.
     """
@@ -44,6 +45,7 @@ class App:
     leaving: bool = False
     leave_at: float = 0.0
     deleting: bool = False
+    given_up: bool = False
     views: dict[str, ReplicaView] = field(default_factory=dict)
     why: str = ""
     _vacant: list[tuple[int, str]] = field(default_factory=list)
@@ -59,21 +61,33 @@ class App:
             and all(state is ReplicaState.READY for state in states)
         )
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it can be left, when Ray does not show it (any more)."""
+        return self.listed or (self.leaving and (self.told is None or self.deleting))
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether it is being deleted and had no place: Ray takes half a minute to forget it."""
+        return self.deleting and bool(self.why) and not any(v.pid for v in self.views.values())
+
     def take(self, seen: Mapping[str, Any], answers: Mapping[str, Answer]) -> None:
         """Take a look at the controller's list and the replicas' own answers."""
         self.listed = True
-        views: dict[str, ReplicaView] = {}
-        for replica in seen["replicas"]:
-            key = replica["id"]
-            before = self.views.get(key) or self._newcomer(key)
-            views[key] = self._next(before, replica, answers.get(key))
+        listed = {replica["id"]: replica for replica in seen["replicas"]}
         for key, view in self.views.items():
-            if (
-                key not in views
-                and key != WHOLE
-                and view.state not in (ReplicaState.STOPPING, ReplicaState.FAILED)
-            ):
+            drained = view.state in (ReplicaState.STOPPING, ReplicaState.FAILED)
+            if key not in listed and not drained:
                 self._vacate(key, view.restarts, "its process ended")
+        # Those known first: whoever is new may have come in the place of one that failed.
+        views = {
+            key: self._next(self.views[key], replica, answers.get(key))
+            for key, replica in listed.items()
+            if key in self.views
+        }
+        for key, replica in listed.items():
+            if key not in views:
+                views[key] = self._next(self._newcomer(key), replica, answers.get(key))
         self.views = views
         if not views and seen["status"] == "DEPLOY_FAILED":
             self.refused(last_words(seen["message"]))
