@@ -51,6 +51,8 @@ from aviary.wire.sse import EventSplitter, payload, split_events
 GGUF_MAGIC = b"GGUF"
 ANSWER_LIMIT_BYTES = 256 * 1024 * 1024
 STREAMED = frozenset({"/v1/chat/completions", "/v1/completions"})
+ALIASES = frozenset({"n_predict", "n_cmpl"})
+"""llama.cpp's own names of `max_tokens` and `n`: they would pass by the spec's hard limits."""
 
 
 class LlamaCpp:
@@ -139,16 +141,17 @@ class LlamaCpp:
         streamed = request.path in STREAMED
         wants_stream = streamed and bool(request.body.get("stream"))
         wants_progress = bool(request.body.get("return_progress"))
-        body = dict(request.body)
+        body = {name: value for name, value in request.body.items() if name not in ALIASES}
         if streamed:
             body |= {
                 "stream": True,
                 "stream_options": {"include_usage": True},
                 "return_progress": True,
             }
-        response = await self._send(request.path, body)
         self._running += 1
+        response: Response | None = None
         try:
+            response = await self._send(request.path, body)
             if response.status != 200 or not streamed:
                 answer = await response.read_all(ANSWER_LIMIT_BYTES)
         except WireError as error:
@@ -216,9 +219,10 @@ class LlamaCpp:
                     folder.add(chunk)
         yield msgspec.json.encode(folder.answer())
 
-    def _done(self, response: Response) -> None:
+    def _done(self, response: Response | None) -> None:
         self._running -= 1
-        response.close()
+        if response is not None:
+            response.close()
 
     def _error(self, body: bytes, status: int) -> AviaryError:
         """What llama.cpp's error object means."""
@@ -239,7 +243,8 @@ class LlamaCpp:
             return Overloaded(f"llama.cpp is not ready: {message}", retry_after_s=1)
         if status < 500 or kind in ("invalid_request_error", "not_supported_error"):
             return InvalidRequest(message)
-        if "is not supported" in message:  # e.g. image input: a RuntimeError inside llama.cpp
+        # RuntimeErrors inside llama.cpp about what was sent, for example image input or odd tools.
+        if "is not supported" in message or message.startswith("Failed to parse "):
             return InvalidRequest(message)
         return EngineError(f"llama.cpp: {message}")
 

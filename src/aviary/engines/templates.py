@@ -26,9 +26,13 @@ def template_of(prompt_format: PromptFormat) -> str:
     An assistant message at the very end is left open, so that the model continues it.
     """
 
+    def literal(text: str) -> str:
+        # Not ASCII: JSON's escapes of other characters are not those of Jinja.
+        return json.dumps(text, ensure_ascii=False)
+
     def parts(text: str) -> tuple[str, str]:
         before, after = text.split("{content}")
-        return json.dumps(before), json.dumps(after)
+        return literal(before), literal(after)
 
     def block(text: str) -> str:
         before, after = parts(text)
@@ -44,6 +48,6 @@ def template_of(prompt_format: PromptFormat) -> str:
         "{%- else -%}" + block(prompt_format.assistant) + "{%- endif -%}"
         "{%- else -%}" + block(prompt_format.user) + "{%- endif -%}"
         "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{ " + json.dumps(prompt_format.trailing) + " }}"
+        "{%- if add_generation_prompt -%}{{ " + literal(prompt_format.trailing) + " }}"
         "{%- endif -%}"
     )
