@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ import msgspec
 from aviary.process.lifeline import REPORT_FD_ENV
 
 LINE_LIMIT_BYTES = 64 * 1024
+EVENT_LIMIT_BYTES = 1024 * 1024
+MOST_DOUBLINGS = 32
 
 OnLine = Callable[[str], None]
 OnEvent = Callable[[dict[str, Any]], None]
@@ -27,9 +30,13 @@ class Child:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, readers: list[asyncio.Task[None]]
+        self,
+        process: asyncio.subprocess.Process,
+        life_line: io.FileIO,
+        readers: list[asyncio.Task[None]],
     ) -> None:
         self._process = process
+        self._life_line = life_line
         self._readers = readers
 
     @classmethod
@@ -47,35 +54,39 @@ class Child:
         Raises:
             OSError: when the program cannot be started.
         """
-        report_read = report_write = -1
+        # Pipes of our own: asyncio's wait() would wait for the end of its pipes, too, and what a
+        # dead child leaves running holds those open.
+        life_read, life_write = _pipe()
+        out_read, out_write = _pipe()
+        report_read, report_write = _pipe() if on_event is not None else (None, None)
+        ours = [pipe for pipe in (life_write, out_read, report_read) if pipe is not None]
+        theirs = [pipe for pipe in (life_read, out_write, report_write) if pipe is not None]
         environment = dict(env)
         fds = list(pass_fds)
-        if on_event is not None:
-            report_read, report_write = os.pipe()
-            environment[REPORT_FD_ENV] = str(report_write)
-            fds.append(report_write)
+        if report_write is not None:
+            environment[REPORT_FD_ENV] = str(report_write.fileno())
+            fds.append(report_write.fileno())
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+                stdin=life_read,
+                stdout=out_write,
                 stderr=asyncio.subprocess.STDOUT,
                 env=environment,
                 pass_fds=fds,
                 start_new_session=True,
-                limit=LINE_LIMIT_BYTES,
             )
         except BaseException:
-            if report_read >= 0:
-                os.close(report_read)
+            for pipe in ours:
+                pipe.close()
             raise
         finally:
-            if report_write >= 0:
-                os.close(report_write)
-        readers = [asyncio.create_task(_read_lines(process.stdout, on_line))]
-        if on_event is not None:
+            for pipe in theirs:
+                pipe.close()
+        readers = [asyncio.create_task(_read_lines(out_read, on_line))]
+        if report_read is not None and on_event is not None:
             readers.append(asyncio.create_task(_read_events(report_read, on_event)))
-        return cls(process, readers)
+        return cls(process, life_write, readers)
 
     @property
     def pid(self) -> int:
@@ -93,12 +104,13 @@ class Child:
         Whatever the child left in its process group is killed.
         """
         code = await self._process.wait()
+        if self._life_line.closed:  # cleared up before: the group's id may be another's by now
+            return code
         self._kill_group(signal.SIGKILL)
         _, pending = await asyncio.wait(self._readers, timeout=1.0)
         for reader in pending:
             reader.cancel()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._life_line.close()
         return code
 
     async def stop(self, grace_s: float) -> int:
@@ -115,37 +127,52 @@ class Child:
 
     def kill(self) -> None:
         """Kill the whole process group at once."""
-        self._kill_group(signal.SIGKILL)
+        if not self._life_line.closed:
+            self._kill_group(signal.SIGKILL)
 
     def _kill_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
 
-async def _read_lines(stream: asyncio.StreamReader | None, on_line: OnLine) -> None:
-    while stream is not None:
-        try:
-            line = await stream.readline()
-        except ValueError:  # a line longer than the limit: its beginning is dropped
-            continue
-        if not line:
-            return
-        on_line(line.decode(errors="replace").rstrip())
+def _pipe() -> tuple[io.FileIO, io.FileIO]:
+    read, write = os.pipe()
+    return io.FileIO(read, "rb"), io.FileIO(write, "wb")
 
 
-async def _read_events(fd: int, on_event: OnEvent) -> None:
-    reader = asyncio.StreamReader(limit=1024 * 1024)
+async def _lines_of(pipe: io.FileIO, limit_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The lines that come out of a pipe; of one longer than the limit only its end."""
+    reader = asyncio.StreamReader(limit=limit_bytes)
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
-    )
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     try:
-        while line := await reader.readline():
-            event = msgspec.json.decode(line)
-            if isinstance(event, dict):
-                on_event(event)
+        while True:
+            try:
+                line = await reader.readline()
+            except ValueError:
+                continue
+            if not line:
+                return
+            yield line
     finally:
         transport.close()
+
+
+async def _read_lines(pipe: io.FileIO, on_line: OnLine) -> None:
+    async with contextlib.aclosing(_lines_of(pipe, LINE_LIMIT_BYTES)) as lines:
+        async for line in lines:
+            on_line(line.decode(errors="replace").rstrip())
+
+
+async def _read_events(pipe: io.FileIO, on_event: OnEvent) -> None:
+    async with contextlib.aclosing(_lines_of(pipe, EVENT_LIMIT_BYTES)) as lines:
+        async for line in lines:
+            try:
+                event = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # half a report: its sender was killed in the middle
+            if isinstance(event, dict):
+                on_event(event)
 
 
 class Backoff:
@@ -167,7 +194,8 @@ class Backoff:
         self.failures += 1
         if self.failures == 1:
             return 0.0
-        return min(self._most_s, self._first_s * 2.0 ** (self.failures - 2))
+        doublings = min(MOST_DOUBLINGS, self.failures - 2)
+        return min(self._most_s, self._first_s * 2.0**doublings)
 
 
 async def keep_running(

@@ -23,8 +23,10 @@ def watch_parent(grace_s: float = 3.0, leave: Callable[[], None] | None = None) 
     """End this process when its parent is gone.
 
     A daemon thread waits for end of file on standard input; then it asks the process to end
-    (SIGTERM to itself, or `leave`) and, when it has not within `grace_s` seconds, ends it.
+    (SIGTERM to its group, or `leave`) and, when it has not within `grace_s` seconds, ends it.
     """
+    # A child of ours leads a group of its own; its children must go, too.
+    leads = leave is None and os.getpgid(0) == os.getpid()
 
     def wait() -> None:
         try:
@@ -32,11 +34,15 @@ def watch_parent(grace_s: float = 3.0, leave: Callable[[], None] | None = None) 
                 pass
         except OSError:
             pass
-        if leave is None:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
+        if leave is not None:
             leave()
+        elif leads:
+            os.killpg(0, signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace_s)
+        if leads:
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=wait, name="parent-watch", daemon=True).start()
