@@ -12,6 +12,7 @@ The tree (children are more specific)::
     │   └── Forbidden          the key is good, its role is not enough
     ├── BudgetExceeded         a key's budget or rate limit is used up
     ├── Overloaded             too much work right now; retry after `retry_after_s`
+    │   └── Unavailable        no replica became ready in time
     ├── EngineError            the engine failed
     │   ├── StartFailed
     │   ├── TimedOut

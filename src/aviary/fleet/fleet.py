@@ -56,7 +56,16 @@ class Fleet:
         self._declared[spec.id] = Declared(spec, spec.replicas, created)
         action: Action = "added" if have is None else "updated"
         self._note(spec.id, action, f"spec {spec.hash}")
-        await self._backend.deploy(spec, spec.replicas)
+        try:
+            await self._backend.deploy(spec, spec.replicas)
+        except Exception:
+            # Refused: all stays as it was.
+            if have is not None:
+                self._declared[spec.id] = have
+            else:
+                self._declared.pop(spec.id, None)
+            self.refresh()
+            raise
         self.refresh()
         return action
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 EJECT_FIRST_S = 0.5
 EJECT_MOST_S = 15.0
+MOST_DOUBLINGS = 32
+REPORT_BYTES = 32
 
 
 @dataclass(slots=True)
@@ -75,10 +77,15 @@ def choose(
 
 
 def eject(endpoint: Endpoint, now_s: float) -> None:
-    """Leave an endpoint out for a while after a failed connect; longer each time in a row."""
+    """Leave an endpoint out for a while after a failure; longer each time in a row.
+
+    What fails while it is left out already was sent before: that is the same failure.
+    """
+    if now_s < endpoint.ejected_until:
+        return
     endpoint.failures += 1
-    pause_s = min(EJECT_MOST_S, EJECT_FIRST_S * 2.0 ** (endpoint.failures - 1))
-    endpoint.ejected_until = now_s + pause_s
+    doublings = min(MOST_DOUBLINGS, endpoint.failures - 1)
+    endpoint.ejected_until = now_s + min(EJECT_MOST_S, EJECT_FIRST_S * 2.0**doublings)
 
 
 def restore(endpoint: Endpoint) -> None:
@@ -90,7 +97,7 @@ def restore(endpoint: Endpoint) -> None:
 def take_report(endpoint: Endpoint, header: bytes) -> None:
     """Note the load a replica reported (`running,waiting,slots`); nonsense is ignored."""
     parts = header.split(b",")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+    if len(header) > REPORT_BYTES or len(parts) != 3 or not all(part.isdigit() for part in parts):
         return
     running, waiting, slots = (int(part) for part in parts)
     endpoint.reported = running + waiting

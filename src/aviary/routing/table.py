@@ -21,12 +21,13 @@ SHOWN_MODELS = 8
 class Route:
     """One model's endpoints in this worker."""
 
-    __slots__ = ("_changed", "endpoints", "held", "view")
+    __slots__ = ("_changed", "endpoints", "held", "removed", "view")
 
     def __init__(self, view: ModelView) -> None:
         self.view = view
         self.endpoints: list[Endpoint] = []
         self.held = 0
+        self.removed = False
         self._changed = asyncio.Event()
 
     def update(self, view: ModelView) -> None:
@@ -52,6 +53,7 @@ class Route:
         Raises:
             Overloaded: too many requests wait for this model already.
             Unavailable: no endpoint became ready in time.
+            ModelNotFound: the model was removed while the request waited.
         """
         endpoint = choose(self.endpoints, monotonic(), random.random, exclude)
         if endpoint is None:
@@ -70,6 +72,8 @@ class Route:
         self.held += 1
         try:
             while True:
+                if self.removed:
+                    raise ModelNotFound(f"The model {view.id!r} was stopped.", param="model")
                 now = monotonic()
                 remaining_s = deadline_s - now
                 if remaining_s <= 0:
@@ -112,6 +116,7 @@ class Table:
         self._routes = routes
         for route in gone:
             route.endpoints = []
+            route.removed = True
             route.wake()
 
     def route(self, model: str) -> Route:

@@ -1,0 +1,208 @@
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aviary.config.spec import ModelSpec
+from aviary.core.errors import ModelNotFound, NotAvailable, StartFailed
+from aviary.core.states import KeyView, ReplicaState, ReplicaView
+from aviary.fleet.events import LAG_LIMIT, Feed
+from aviary.fleet.fleet import Fleet
+
+
+class Scripted:
+    """A backend in memory: it does what the test says, when the test says it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.views: dict[str, tuple[ReplicaView, ...]] = {}
+        self.error: Exception | None = None
+        self.changed: Callable[[], None] = lambda: None
+
+    def set(self, model: str, *views: ReplicaView) -> None:
+        self.views[model] = views
+        self.changed()
+
+    async def start(self) -> None: ...
+
+    async def deploy(self, spec: ModelSpec, replicas: int) -> None:
+        self.calls.append(("deploy", spec.id, replicas))
+        if self.error is not None:
+            raise self.error
+        self.set(spec.id, ReplicaView(f"{spec.id}/1"))
+
+    async def scale(self, model: str, replicas: int) -> None:
+        self.calls.append(("scale", model, replicas))
+
+    async def remove(self, model: str) -> None:
+        self.calls.append(("remove", model))
+        self.set(model)
+
+    def replicas(self, model: str) -> tuple[ReplicaView, ...]:
+        return self.views.get(model, ())
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
+
+    def logs(self, model: str, lines: int) -> list[str]:
+        return []
+
+    async def follow_logs(self, model: str, lines: int) -> AsyncGenerator[str, None]:
+        yield ""
+
+    async def stop(self) -> None: ...
+
+
+def spec_of(name: str = "m", **fields: Any) -> ModelSpec:
+    return ModelSpec.model_validate({"id": name, "engine": {"kind": "fake"}, **fields})
+
+
+@pytest.fixture
+def backend() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+async def fleet(backend: Scripted) -> Fleet:
+    return Fleet(backend)
+
+
+async def test_apply(fleet: Fleet, backend: Scripted) -> None:
+    assert await fleet.apply(spec_of()) == "added"
+    assert backend.calls == [("deploy", "m", 1)]
+    created = fleet.snapshot.models[0].created
+    assert await fleet.apply(spec_of()) == "unchanged"
+    assert backend.calls == [("deploy", "m", 1)]
+    scaled = spec_of(scaling={"min_replicas": 3}, price={"usd_per_hour": 2})
+    assert await fleet.apply(scaled) == "updated"
+    assert backend.calls[1:] == [("deploy", "m", 3)]
+    [view] = fleet.snapshot.models
+    assert (view.desired_replicas, view.usd_per_hour, view.created) == (3, 2, created)
+    assert fleet.spec("m") == scaled
+
+
+async def test_what_the_backend_refuses_was_never_applied(fleet: Fleet, backend: Scripted) -> None:
+    backend.error = StartFailed("no GPUs here")
+    for _ in range(2):
+        with pytest.raises(StartFailed):
+            await fleet.apply(spec_of())
+    assert fleet.snapshot.models == ()
+    backend.error = None
+    await fleet.apply(spec_of())
+    backend.error = StartFailed("no GPUs here")
+    with pytest.raises(StartFailed):
+        await fleet.apply(spec_of(description="new"))
+    assert fleet.spec("m") == spec_of()
+    assert fleet.snapshot.models[0].description == ""
+
+
+async def test_engines_of_other_versions(fleet: Fleet, backend: Scripted) -> None:
+    with pytest.raises(NotAvailable, match="vllm"):
+        await fleet.apply(spec_of(engine={"kind": "vllm"}, source={"uri": "hf:a/b"}))
+    assert backend.calls == []
+
+
+async def test_generation_grows_only_on_change(fleet: Fleet, backend: Scripted) -> None:
+    assert fleet.snapshot.generation == 0
+    fleet.refresh()
+    assert fleet.snapshot.generation == 0
+    await fleet.apply(spec_of())
+    before = fleet.snapshot.generation
+    fleet.refresh()
+    backend.set("m", *backend.replicas("m"))
+    fleet.set_keys(())
+    fleet.set_workers(0)
+    await fleet.apply(spec_of())
+    assert fleet.snapshot.generation == before
+    backend.set("m", ReplicaView("m/1", "h", 1, state=ReplicaState.READY))
+    assert fleet.snapshot.generation == before + 1
+    assert fleet.snapshot.models[0].replicas[0].state is ReplicaState.READY
+
+
+async def test_keys_and_workers_are_published(fleet: Fleet) -> None:
+    keys = (KeyView("ak_1", "00", "admin"),)
+    fleet.set_keys(keys)
+    assert (fleet.snapshot.keys, fleet.snapshot.generation) == (keys, 1)
+    fleet.set_workers(2)
+    assert (fleet.snapshot.workers, fleet.snapshot.generation) == (2, 2)
+    fleet.set_keys(keys)
+    assert fleet.snapshot.generation == 2
+
+
+async def test_waiting_for_a_snapshot(fleet: Fleet) -> None:
+    waiting = [asyncio.create_task(fleet.next_snapshot(0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    fleet.set_workers(1)
+    fleet.set_workers(2)
+    assert [(await task).workers for task in waiting] == [2, 2, 2]  # the newest, not each
+    assert (await fleet.next_snapshot(1)).generation == 2
+
+
+async def test_stop(fleet: Fleet, backend: Scripted) -> None:
+    await fleet.apply(spec_of("a"))
+    await fleet.apply(spec_of("b"))
+    assert [view.id for view in fleet.snapshot.models] == ["a", "b"]
+    await fleet.stop_model("a")
+    assert [view.id for view in fleet.snapshot.models] == ["b"]
+    assert backend.calls[-1] == ("remove", "a")
+    for ask in (fleet.stop_model("a"), asyncio.to_thread(fleet.spec, "a")):
+        with pytest.raises(ModelNotFound):
+            await ask
+
+
+async def test_events_tell_each_change_once(fleet: Fleet, backend: Scripted) -> None:
+    await fleet.apply(spec_of())
+    ready = ReplicaView("m/1", "h", 1, state=ReplicaState.READY)
+    backend.set("m", ready)
+    backend.set("m", ready)
+    backend.set("m", ReplicaView("m/1", state=ReplicaState.FAILED, detail="killed"))
+    await fleet.stop_model("m")
+    states = [event.state for event in fleet.events.last(99)]
+    assert sorted(states[:2]) == ["added", "starting"]
+    assert states[2:] == ["ready", "failed", "stopped"]
+    assert fleet.events.last(2)[0].detail == "killed"
+
+
+# the feed
+
+
+@given(st.lists(st.integers()), st.integers(1, 10), st.integers(-1, 12))
+def test_history(items: list[int], history: int, count: int) -> None:
+    feed: Feed[int] = Feed(history)
+    for item in items:
+        feed.add(item)
+    kept = items[-history:]
+    assert feed.last(count) == (kept[-count:] if count > 0 else [])
+    even = [item for item in kept if item % 2 == 0]
+    assert feed.last(99, lambda item: item % 2 == 0) == even
+
+
+async def test_followers() -> None:
+    feed: Feed[int] = Feed(10)
+    for item in range(5):
+        feed.add(item)
+    follower = feed.follow(2, lambda item: item != 6)
+    assert [await anext(follower), await anext(follower)] == [3, 4]
+    for item in (5, 6, 7):
+        feed.add(item)
+    assert [await anext(follower), await anext(follower)] == [5, 7]
+    await follower.aclose()
+    assert not feed._readers
+
+
+async def test_a_slow_reader_loses_the_oldest() -> None:
+    feed: Feed[int] = Feed(10)
+    feed.add(-1)
+    slow, quick = feed.follow(1), feed.follow(0)
+    assert await anext(slow) == -1
+    waiting = asyncio.create_task(anext(quick))
+    await asyncio.sleep(0)
+    for item in range(LAG_LIMIT + 50):
+        feed.add(item)
+    assert [await anext(slow) for _ in range(LAG_LIMIT)] == list(range(50, LAG_LIMIT + 50))
+    assert await waiting in (0, 50)
+    await slow.aclose()
+    await quick.aclose()
