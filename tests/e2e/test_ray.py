@@ -206,9 +206,17 @@ def test_one_interrupt_ends_it_all(up):
     assert list(up.folder.glob("aviary-run-*")) == []
 
 
-def test_nothing_outlives_a_killed_control_process():
+def test_a_ray_that_died_is_started_again_and_nothing_outlives_a_killed_control_process():
     up = Up({"single": SPECS["single"]})
     try:
+        (driver,) = [p for p in up.members() if "aviary ray driver" in " ".join(p.cmdline())]
+        before = up.members()
+        driver.kill()
+        up.until("single", lambda views: all(v["state"] != "ready" for v in views))
+        answer = up.ask("single", max_tokens=2)
+        assert answer.status_code == 200, answer.text
+        survivors = {p for p in before & up.members() if "aviary" not in " ".join(p.cmdline())}
+        assert survivors == set()
         assert len(up.members()) > 5
         up.end(signal.SIGKILL)
         deadline = time.monotonic() + 20
@@ -219,7 +227,7 @@ def test_nothing_outlives_a_killed_control_process():
         up.clear()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     """A Ray cluster of somebody else's, on loopback."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
@@ -267,27 +275,40 @@ def cluster():
 
 
 LOOK = """
-import ray, json, sys
+import json, ray, sys, time
 ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False, namespace="look")
 from ray import serve
+deadline = time.monotonic() + float(sys.argv[2])
+while serve.status().applications and time.monotonic() < deadline:
+    time.sleep(0.2)
 print(json.dumps({"apps": list(serve.status().applications), "nodes": len(ray.nodes())}))
 """
 
 
-def test_joining_a_cluster_leaves_it_as_it_was(cluster):
+def look(address, env, within_s):
+    """What is in the cluster, once its applications are gone or the time is up."""
+    seen = subprocess.run(
+        [sys.executable, "-c", LOOK, address, str(within_s)],
+        env={**os.environ, **env},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    return json.loads(seen.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_joining_a_cluster_leaves_it_as_it_was(cluster, number):
     address, env = cluster
     up = Up({"single": SPECS["single"]}, "--address", address, env=env)
     try:
         assert up.ask("single", max_tokens=2).status_code == 200
-        assert up.end(signal.SIGINT) < 15
-        assert up.process.returncode == 0
-        seen = subprocess.run(
-            [sys.executable, "-c", LOOK, address],
-            env={**os.environ, **env},
-            capture_output=True,
-            timeout=60,
-            check=True,
-        )
-        assert json.loads(seen.stdout.splitlines()[-1]) == {"apps": [], "nodes": 1}
+        assert up.end(number) < 15
+        assert up.process.returncode == (0 if number == signal.SIGINT else -number)
+        deadline = time.monotonic() + 20
+        while up.left() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert up.left() == []
+        assert look(address, env, 0 if number == signal.SIGINT else 10) == {"apps": [], "nodes": 1}
     finally:
         up.clear()

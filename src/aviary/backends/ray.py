@@ -12,13 +12,11 @@ in `ray_serve`. One loop here compares what shall be with what is and tells the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib.util
 import itertools
-import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ import structlog
 from aviary.backends.logbook import Logbook
 from aviary.backends.ray_app import Describer, Probe
 from aviary.backends.ray_logs import LogReader
-from aviary.backends.ray_session import RayLost, Session, short_folder
+from aviary.backends.ray_session import RayLost, Session, owner_of, short_folder
 from aviary.backends.ray_views import App, unplaceable
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
@@ -74,8 +72,7 @@ class RayBackend:
         self._token = token
         self._runtime = runtime
         self._address = address
-        whose = f"{os.uname().nodename}:{settings.home}"
-        self._owner = hashlib.sha256(whose.encode()).hexdigest()[:8]
+        self._owner = owner_of(settings.home)
         self._serials = (f"{secrets.token_hex(2)}{n}" for n in itertools.count(1))
         self._apps: dict[str, list[App]] = {}
         self._seen: dict[str, Any] = {}
@@ -93,11 +90,7 @@ class RayBackend:
     # life
 
     async def start(self) -> None:
-        """Start Ray, or join it; a busy machine may need more than one try.
-
-        Raises:
-            StartFailed: it could not be had.
-        """
+        """Start Ray, or join it; on a busy machine that may take more than one try."""
         cause = ""
         for attempt in range(TRIES):
             try:
@@ -153,7 +146,7 @@ class RayBackend:
             book.close()
         self._logbooks.clear()
 
-    def _keep(self, work: Any) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -272,10 +265,7 @@ class RayBackend:
         self._wake.clear()
 
     async def _start_over(self) -> None:
-        """The driver ended: start another, and with it the Ray that ended with the last one.
-
-        A joined cluster goes on without a driver, and so do the replicas there.
-        """
+        """The driver ended, and its Ray with it; a joined cluster and the replicas there go on."""
         if self._address is None:
             for model, apps in self._apps.items():
                 self._apps[model] = [app for app in apps if not app.leaving]

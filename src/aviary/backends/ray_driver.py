@@ -5,8 +5,8 @@ node dies. So it lives in a process of its own, with a life line: when the contr
 whatever way, the driver leaves Ray, and a Ray that it started ends with it.
 
 Protocol: JSON lines on an inherited socket. A request is `{"id", "do", "with"}`, its answer
-`{"id", "result"}` or `{"id", "error"}`. Requests run at the same time, so that looking is never
-held up by deploying.
+`{"id", "result"}` or `{"id", "error"}`; `{"do": "leave"}` ends the driver. Requests run at the same
+time, so that looking is never held up by deploying.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class _Driver:
         self._connection = connection
         self._lock = threading.Lock()
         self._joined = False
+        self._owner = ""
+        self._ending = threading.Lock()
 
     def answer(self, request: Mapping[str, Any]) -> None:
         try:
@@ -63,43 +65,50 @@ class _Driver:
             case "delete":
                 return ray_serve.delete(given["names"])
             case "look":
+                self._owner = given["owner"]
                 return ray_serve.look(given["owner"])
             case "nodes":
                 return ray_serve.nodes()
             case _:
                 raise ValueError(f"unknown request {what!r}")
 
+    def end_at_once(self) -> None:
+        """Called when the control process is gone: clear up what it can no more.
 
-def _end_at_once() -> None:
-    """Called when the control process is gone.
-
-    Ray's node ends with this process, but its agents and workers may take minutes to notice.
-    """
-    descendants = psutil.Process().children(recursive=True)
-    for process in descendants:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    os._exit(1)
+        A Ray started here ends with this process, but its agents and workers may take a minute to
+        notice. A joined cluster stays; our models leave it.
+        """
+        self._ending.acquire()  # never released: the process ends
+        with contextlib.suppress(Exception):
+            if self._joined and self._owner and (names := list(ray_serve.look(self._owner))):
+                ray_serve.delete(names)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        os._exit(1)
 
 
 def main() -> None:
-    """Serve requests until the socket closes."""
+    """Serve requests until told to leave, or until the control process is gone."""
     connection = socket.socket(fileno=int(os.environ.pop(SOCKET_FD_ENV)))
     os.set_inheritable(connection.fileno(), False)
     setproctitle.setproctitle("aviary ray driver")
-    watch_parent(grace_s=0.5, leave=_end_at_once)
     driver = _Driver(connection)
-    lines = connection.makefile("rb")
-    with ThreadPoolExecutor(THREADS) as threads:
-        for line in lines:
-            request = msgspec.json.decode(line)
-            if request["do"] in ("start", "join"):
-                # In the main thread: Ray's processes die with the thread that started them.
-                ray_serve.prepare_environment(local=request["do"] == "start")
-                driver.answer(request)
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            else:
-                threads.submit(driver.answer, request)
+    watch_parent(grace_s=0.5, leave=driver.end_at_once)
+    threads = ThreadPoolExecutor(THREADS)
+    for line in connection.makefile("rb"):
+        request = msgspec.json.decode(line)
+        if request["do"] == "leave":
+            break
+        if request["do"] in ("start", "join"):
+            # In the main thread: Ray's processes die with the thread that started them.
+            ray_serve.prepare_environment(local=request["do"] == "start")
+            driver.answer(request)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        else:
+            threads.submit(driver.answer, request)
+    else:
+        driver.end_at_once()
     threading.Timer(LEAVE_S, os._exit, (1,)).start()
     ray_serve.leave()
     sys.stdout.flush()

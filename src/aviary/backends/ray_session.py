@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import os
 import secrets
@@ -173,9 +174,12 @@ class Session:
     async def stop(self) -> None:
         """End the driver, every process it left, and the session's files. May be called twice."""
         if self._writer is not None:
-            self._writer.close()  # end of file: the driver leaves Ray and ends
+            self._writer.write(b'{"do": "leave"}\n')
+            self._writer.close()
         if self._child is not None:
             left = await asyncio.to_thread(_members, self._child.pid)
+            if not self.logs:
+                self._child.kill()  # Ray has not started: nothing to leave in good order
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
                     await self._child.wait()
@@ -188,6 +192,11 @@ class Session:
             await asyncio.wait([self._reading])
         if self._address is None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+
+def owner_of(home: Path) -> str:
+    """Marks what belongs to the Aviary with this home; there runs one at a time."""
+    return hashlib.sha256(f"{os.uname().nodename}:{home}".encode()).hexdigest()[:8]
 
 
 def short_folder(runtime: Path, owner: str) -> Path:
