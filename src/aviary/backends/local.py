@@ -97,6 +97,11 @@ class _Place:
                 self._owner.notify()
         self._set(ReplicaState.STOPPED, "", port=0, pid=0)
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it is given up; until its answers have ended it is still there."""
+        return self._stopping
+
     def _given_up(self) -> bool:
         return self._stopping
 
@@ -195,11 +200,12 @@ class LocalBackend:
         if logbook is None:
             logbook = self._logbooks[spec.id] = Logbook(self._settings.log_dir, spec.id)
         places = self._places.setdefault(spec.id, [])
-        old = [place for place in places if place.spec.hash != spec.hash]
-        for place in places:
+        staying = [place for place in places if not place.leaving]
+        old = [place for place in staying if place.spec.hash != spec.hash]
+        for place in staying:
             if place.spec.hash == spec.hash:
                 place.spec = spec
-        missing = replicas - (len(places) - len(old))
+        missing = replicas - (len(staying) - len(old))
         new = [_Place(self, spec, logbook) for _ in range(max(0, missing))]
         places.extend(new)
         if old:
@@ -223,12 +229,13 @@ class LocalBackend:
         places = self._places.get(model, [])
         if not places:
             return
-        for _ in range(replicas - len(places)):
-            places.append(_Place(self, places[0].spec, self._logbooks[model]))
-        surplus = places[replicas:]
+        staying = [place for place in places if not place.leaving]
+        for _ in range(replicas - len(staying)):
+            places.append(_Place(self, places[-1].spec, self._logbooks[model]))
+        surplus = staying[replicas:]
         if surplus:
             # Those that serve nobody yet go first.
-            ready_last = sorted(places, key=lambda p: p.view.state is ReplicaState.READY)
+            ready_last = sorted(staying, key=lambda p: p.view.state is ReplicaState.READY)
             self.keep(asyncio.create_task(self._leave(model, ready_last[: len(surplus)], DRAIN_S)))
         self.notify()
 
