@@ -109,7 +109,7 @@ class LlamaCppEngine(_Strict):
     slots: int = Field(default=4, ge=1, le=1024, description="Concurrent sequences.")
     prompt_cache_mb: int = Field(default=64, ge=0, description="Host memory for reusable prompts.")
     batch_tokens: int = Field(
-        default=128,
+        default=64,
         ge=32,
         le=8192,
         description="Prompt tokens computed between two steps of the others; small is fair.",
