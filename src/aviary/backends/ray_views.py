@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aviary.config.spec import ModelSpec
-from aviary.core.states import ReplicaState, ReplicaView
+from aviary.core.states import UNPLACEABLE, ReplicaState, ReplicaView
 
 WAITS_FOR_PLACE_S = 4.0
 CAUSE_CHARACTERS = 500
@@ -118,8 +118,8 @@ class App:
             progress = answer.get("progress")
         elif not replica["port"]:
             if self.why:
-                detail = f"unplaceable: {self.why}"
-            elif detail.startswith("unplaceable") or not detail:
+                detail = f"{UNPLACEABLE}: {self.why}"
+            elif detail.startswith(UNPLACEABLE) or not detail:
                 detail = "Ray starts a process"
         if state is ReplicaState.FAILED:
             self._vacate(replica["id"], before.restarts, detail)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aviary.cli.options import print_json, printable, say
 from aviary.cli.tables import Column, one_line, print_table
-from aviary.core.states import ModelState, ModelView, ReplicaState
+from aviary.core.states import UNPLACEABLE, ModelState, ModelView, ReplicaState
 
 if TYPE_CHECKING:
     from aviary.bootstrap import Instance, Plan
@@ -116,7 +116,10 @@ async def _show_start(instance: Instance, as_json: bool) -> None:
 def _settled(view: ModelView) -> bool:
     if view.state is ModelState.READY:
         return True
-    return any(r.restarts > 0 or r.state is ReplicaState.FAILED for r in view.replicas)
+    return any(
+        r.restarts > 0 or r.state is ReplicaState.FAILED or r.detail.startswith(UNPLACEABLE)
+        for r in view.replicas
+    )
 
 
 def _doing(view: ModelView) -> str:

@@ -15,6 +15,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+UNPLACEABLE = "unplaceable"
+"""How the detail of a replica begins that waits for resources nobody has."""
+
 
 class ReplicaState(enum.StrEnum):
     """Where a replica is in its life."""

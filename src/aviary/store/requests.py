@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, delete, func, insert, select
 
 from aviary.core.ports import RequestRecord
 from aviary.store.database import Database, open_database
@@ -16,6 +16,10 @@ from aviary.store.schema import request_log, request_totals
 
 MAX_RECENT: Final = 10_000
 """Most records that `recent` returns."""
+PRUNE_RECORDS: Final = 2_000
+"""Most records one transaction deletes."""
+UNKNOWN_MODEL: Final = "(unknown)"
+"""Where requests for models that do not exist are added up: clients choose those names freely."""
 LATENCY_SAMPLE: Final = 10_000
 """Most requests, the newest, that `latency` looks at."""
 
@@ -119,6 +123,38 @@ class SqlRequestLog:
                 for row in connection.execute(query)
             }
 
+    def keys_used(self, since: float) -> dict[str, float]:
+        """When each API key was used last, of those used since a unix time.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        columns = request_log.c
+        query = (
+            select(columns.key, func.max(columns.time))
+            .where(columns.time >= since, columns.key != "")
+            .group_by(columns.key)
+        )
+        with self._database.read() as connection:
+            return {str(row[0]): float(row[1]) for row in connection.execute(query)}
+
+    def prune(self, before: float) -> int:
+        """Delete records from before a unix time; the totals stay. Returns how many went.
+
+        In small transactions, so that writers wait for none of them long.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        deleted = 0
+        old = select(request_log.c.seq).where(request_log.c.time < before).limit(PRUNE_RECORDS)
+        while True:
+            with self._database.write() as connection:
+                gone = connection.execute(delete(request_log).where(request_log.c.seq.in_(old)))
+            deleted += gone.rowcount
+            if gone.rowcount < PRUNE_RECORDS:
+                return deleted
+
     def latency(self, model: str | None = None, since: float = 0.0) -> LatencySummary:
         """Percentiles over the newest `LATENCY_SAMPLE` requests that were answered without error.
 
@@ -167,7 +203,7 @@ def _sum_up(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What a batch adds to each model's totals, ordered so that two writers never deadlock."""
     totals: dict[str, dict[str, Any]] = {}
     for row in rows:
-        model = str(row["model"])
+        model = UNKNOWN_MODEL if row["error"] == "model_not_found" else str(row["model"])
         total = totals.get(model)
         if total is None:
             total = totals[model] = {"model": model, **dict.fromkeys(_TOTALS, 0)}

@@ -1,0 +1,114 @@
+"""Figures the web app shows, looked up when asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aviary.fleet.fleet import Fleet
+from aviary.wire.asgi import TOKEN_HEADER
+from aviary.wire.client import Client, Target, WireError
+
+if TYPE_CHECKING:
+    from aviary.store.requests import SqlRequestLog
+
+TOTALS_FOR_S = 1.0
+PROBE_S = 1.0
+
+
+class Observed:
+    """Figures looked up on demand: replicas' load, the log's totals, lost records."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        log_url: str,
+        token: str,
+        metrics: Path,
+        publish_keys: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._fleet = fleet
+        self._url = log_url
+        self._token = token
+        self._metrics = metrics
+        self._publish_keys = publish_keys
+        self._client = Client(connect_timeout_s=PROBE_S)
+        self._log: SqlRequestLog | None = None
+        self._lock = asyncio.Lock()
+        self._totals: Mapping[str, Mapping[str, float]] = {}
+        self._totals_at = 0.0
+
+    async def loads(self) -> dict[str, tuple[int, int]]:
+        """Per model: running and waiting, over the replicas that answer."""
+        models = self._fleet.snapshot.models
+        replicas = [(m.id, r) for m in models for r in m.replicas if r.port]
+        states = await asyncio.gather(
+            *(self._state(Target(r.host, r.port), r.prefix) for _, r in replicas)
+        )
+        loads: dict[str, tuple[int, int]] = {}
+        for (model, _), state in zip(replicas, states, strict=True):
+            running, waiting = loads.get(model, (0, 0))
+            more = (int(state.get("running", 0)), int(state.get("waiting", 0)))
+            loads[model] = (running + more[0], waiting + more[1])
+        return loads
+
+    async def _state(self, target: Target, prefix: str) -> Mapping[str, Any]:
+        headers = [(TOKEN_HEADER, self._token.encode())]
+        try:
+            response = await self._client.request(
+                target, "GET", prefix + "/internal/state", headers, silence_s=PROBE_S
+            )
+            try:
+                body = await response.read_all(1024 * 1024)
+            finally:
+                response.close()
+            state = msgspec.json.decode(body)
+        except (WireError, msgspec.DecodeError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    async def totals(self) -> Mapping[str, Mapping[str, float]]:
+        """What the request log adds up to; a second old at most."""
+        async with self._lock:
+            if time.monotonic() - self._totals_at > TOTALS_FOR_S:
+                self._totals = await asyncio.to_thread(self._read_totals)
+                self._totals_at = time.monotonic()
+        return self._totals
+
+    def _read_totals(self) -> Mapping[str, Mapping[str, float]]:
+        from aviary.store.requests import SqlRequestLog
+
+        if self._log is None:
+            self._log = SqlRequestLog.open(self._url)
+        return self._log.totals()
+
+    async def dropped_log_records(self) -> int:
+        """Sum over all workers, from their metric files."""
+        return await asyncio.to_thread(_read_dropped, self._metrics)
+
+    async def keys_changed(self) -> None:
+        """Publish the keys anew."""
+        await self._publish_keys()
+
+    async def close(self) -> None:
+        """Close connections and the log."""
+        await self._client.close()
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
+
+
+def _read_dropped(folder: Path) -> int:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    if not folder.is_dir():
+        return 0
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    value = registry.get_sample_value("aviary_request_log_dropped_records")
+    return int(value or 0)

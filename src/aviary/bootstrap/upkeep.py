@@ -1,0 +1,85 @@
+"""What the control process does now and then: follow the keys, keep the request log in bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from aviary.auth.keys import keys_to_publish
+from aviary.core.errors import AviaryError
+from aviary.fleet.fleet import Fleet
+
+if TYPE_CHECKING:
+    from aviary.store.keys import SqlKeys
+    from aviary.store.requests import SqlRequestLog
+
+log = structlog.get_logger()
+
+KEYS_EVERY_S = 0.5
+UPKEEP_EVERY_S = 60.0
+DAY_S = 86400.0
+
+
+class KeyPublisher:
+    """Hands the stored keys to the fleet: at once when asked, and when another process changed."""
+
+    def __init__(self, keys: SqlKeys, fleet: Fleet, open_without_keys: bool) -> None:
+        self._keys = keys
+        self._fleet = fleet
+        self._open_without_keys = open_without_keys
+
+    async def now(self) -> None:
+        """Publish what is stored."""
+        active = await asyncio.to_thread(self._keys.active)
+        self._fleet.set_keys(keys_to_publish(active, open_without_keys=self._open_without_keys))
+
+    async def poll(self) -> None:
+        """`aviary keys` writes to the database directly; notice that within a second."""
+        version = ""
+        while True:
+            try:
+                latest = await asyncio.to_thread(self._keys.version)
+                if latest != version:
+                    await self.now()
+                    version = latest
+            except AviaryError as error:
+                log.warning("cannot read the keys; those known stay good", error=str(error))
+            await asyncio.sleep(KEYS_EVERY_S)
+
+
+async def keep_in_order(keys: SqlKeys, log_url: str, log_days: int) -> None:
+    """Once a minute: delete old request records, note when each key was used last.
+
+    Args:
+        keys: The key store.
+        log_url: SQLAlchemy URL of the request log.
+        log_days: How many days records are kept.
+    """
+    requests: SqlRequestLog | None = None
+    since = time.time()
+    try:
+        while True:
+            await asyncio.sleep(UPKEEP_EVERY_S)
+            try:
+                if requests is None:
+                    requests = await asyncio.to_thread(_open_log, log_url)
+                until = time.time()
+                used = await asyncio.to_thread(requests.keys_used, since)
+                if used:
+                    await asyncio.to_thread(keys.touch, used)
+                since = until - UPKEEP_EVERY_S  # records are written a little later than they began
+                await asyncio.to_thread(requests.prune, until - log_days * DAY_S)
+            except AviaryError as error:
+                log.warning("upkeep of the request log failed", error=str(error))
+    finally:
+        if requests is not None:
+            requests.close()
+
+
+def _open_log(url: str) -> SqlRequestLog:
+    from aviary.store.requests import SqlRequestLog
+
+    return SqlRequestLog.open(url)
