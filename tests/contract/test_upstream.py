@@ -426,7 +426,8 @@ async def test_backpressure(serve: Start, client: Client, chunked: bool) -> None
     upstream = await serve(answer)
     response = await client.request(upstream.target, "POST", "/", silence_s=0.4)
     await asyncio.sleep(1.2)  # longer than the silence limit: the silence is ours
-    assert response.unread == sum(map(len, response.pieces))
+    # What is counted is what came, HTTP's own bytes included.
+    assert 0 <= response.unread - sum(map(len, response.pieces)) < 1024
     assert wire.HIGH_WATER_BYTES < response.unread < wire.HIGH_WATER_BYTES + 1024 * 1024
     assert written < size // 2
     total = most = 0

@@ -33,7 +33,7 @@ from aviary.wire.server import run_server
 
 DRAIN_S = 30.0
 FIRST_SNAPSHOT_S = 10.0
-DROPPED_EVERY_S = 1.0
+FLUSH_EVERY_S = 0.5
 
 
 class Worker:
@@ -71,7 +71,7 @@ class Worker:
         control = Target(path=self._boot.control)
         self._tasks = [
             asyncio.create_task(follow_snapshots(client, control, token, take)),
-            asyncio.create_task(_report_dropped(writer)),
+            asyncio.create_task(_flush_metrics(state, writer)),
         ]
         async with asyncio.timeout(FIRST_SNAPSHOT_S):
             await first.wait()  # before it, keys are not known: nobody may come in
@@ -93,10 +93,11 @@ class Worker:
             await asyncio.to_thread(self._writer.close, 2.0)
 
 
-async def _report_dropped(writer: LogWriter) -> None:
+async def _flush_metrics(state: GatewayState, writer: LogWriter) -> None:
     while True:
         metrics.DROPPED.set(writer.dropped)
-        await asyncio.sleep(DROPPED_EVERY_S)
+        state.flush_metrics()
+        await asyncio.sleep(FLUSH_EVERY_S)
 
 
 def main() -> None:

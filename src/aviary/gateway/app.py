@@ -114,6 +114,7 @@ class GatewayApp:
                 await self._ready(state, send)
             elif path == "/metrics":
                 self._identify(state, scope, admin=True)
+                state.flush_metrics()
                 text = await asyncio.to_thread(metrics.render)
                 headers = [(b"content-type", metrics.CONTENT_TYPE.encode())]
                 await send_bytes(send, 200, text, headers)

@@ -35,13 +35,14 @@ from aviary.gateway.metrics import Metrics
 from aviary.routing.balancer import Endpoint, eject, restore, take_report
 from aviary.routing.table import Route, Table
 from aviary.wire.asgi import (
+    BODY_PIPE,
     LOAD_HEADER,
     TOKEN_HEADER,
     ClientLeft,
+    Leaving,
     Receive,
     Scope,
     Send,
-    cancel_when_left,
     error_body,
     find_header,
     read_body,
@@ -57,7 +58,7 @@ from aviary.wire.client import (
     UpstreamSilent,
     WireError,
 )
-from aviary.wire.server import BODY_PIPE, BodyPipe
+from aviary.wire.server import BodyPipe
 from aviary.wire.sse import (
     DONE,
     EventSplitter,
@@ -148,6 +149,14 @@ class GatewayState:
             metrics = self.metrics[model] = Metrics(model)
         return metrics
 
+    def flush_metrics(self) -> None:
+        """Bring what Prometheus shows up to date."""
+        for route in self.table.routes:
+            if route.view.id in self.metrics or route.held:
+                self.metrics_of(route.view.id).held = route.held
+        for metrics in self.metrics.values():
+            metrics.flush()
+
 
 class Exchange:
     """One generation request and its answer."""
@@ -201,8 +210,7 @@ class Exchange:
 
     async def run(self, scope: Scope) -> None:
         """Serve the request; never raises for what client, replica or engine do wrong."""
-        work = asyncio.current_task()
-        watcher: asyncio.Task[None] | None = None
+        leaving: Leaving | None = None
         try:
             headers = scope["headers"]
             self._key = self._state.ring.identify(
@@ -216,28 +224,27 @@ class Exchange:
             self._view = route.view
             self._model = route.view.id
             metrics = self._state.metrics_of(self._model)
-            watcher = asyncio.create_task(cancel_when_left(self._receive, work))
-            metrics.in_flight.inc()
+            leaving = Leaving(scope, self._receive)
+            metrics.in_flight += 1
             try:
                 await self._serve(route, body, metrics)
             finally:
-                metrics.in_flight.dec()
+                metrics.in_flight -= 1
         except ClientLeft:
             self._status = CLIENT_LEFT_STATUS
         except asyncio.CancelledError:
-            if watcher is None or not watcher.done() or watcher.cancelled():
+            if leaving is None or not leaving.left:
                 raise
+            leaving.swallow()
             self._status = CLIENT_LEFT_STATUS
-            if work is not None:
-                work.uncancel()
         except AviaryError as error:
             await self._fail(error)
         except Exception as error:
             log.exception("request failed", request_id=self._request_id)
             await self._fail(EngineError(f"Aviary failed: {type(error).__name__}."))
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            if leaving is not None:
+                leaving.stop()
             self._log()
 
     async def _fail(self, error: AviaryError) -> None:
@@ -293,14 +300,7 @@ class Exchange:
         failed: set[str] = set()
         lost = 0
         while True:
-            if not route.endpoints:
-                metrics.held.inc()
-                try:
-                    endpoint = await route.acquire(deadline, failed)
-                finally:
-                    metrics.held.dec()
-            else:
-                endpoint = await route.acquire(deadline, failed)
+            endpoint = await route.acquire(deadline, failed)
             self._replica = endpoint.id
             if self._sent is None:
                 self._sent = perf_counter()
@@ -340,7 +340,7 @@ class Exchange:
                 endpoint.outstanding -= 1
                 response.close()
             failed.add(endpoint.id)
-            metrics.retries.inc()
+            metrics.retries += 1
 
     @staticmethod
     def _try_elsewhere(
@@ -456,17 +456,18 @@ class Exchange:
         latency_s = now - self._received
         overhead_s = None if self._sent is None else self._sent - self._received
         metrics = self._state.metrics_of(self._model)
-        metrics.count_request(self._path, self._status)
-        metrics.latency.observe(latency_s)
-        if overhead_s is not None:
-            metrics.overhead.observe(overhead_s)
-        if self._ttft is not None:
-            metrics.ttft.observe(self._ttft)
+        metrics.finished(
+            self._path,
+            self._status,
+            latency_s=latency_s,
+            time_to_first_token_s=self._ttft,
+            overhead_s=overhead_s,
+        )
         prompt_tokens = completion_tokens = None
         if self._usage is not None:
             prompt_tokens, completion_tokens = self._usage
-            metrics.prompt_tokens.inc(prompt_tokens)
-            metrics.completion_tokens.inc(completion_tokens)
+            metrics.prompt_tokens += prompt_tokens
+            metrics.completion_tokens += completion_tokens
         cost = None
         if self._view is not None and self._sent is not None and self._status in BILLED:
             cost = answer_cost_usd(
@@ -477,7 +478,7 @@ class Exchange:
                 sharing=self._sharing,
             )
             if cost is not None:
-                metrics.cost.inc(cost)
+                metrics.cost_usd += cost
         self._state.record(
             RequestRecord(
                 id=self._request_id.decode("ascii"),

@@ -8,10 +8,10 @@ from aviary.core.errors import Crashed, Unavailable
 from aviary.core.states import KeyView
 from aviary.wire.asgi import (
     TOKEN_HEADER,
+    Leaving,
     Receive,
     Scope,
     Send,
-    cancel_when_left,
     read_body,
 )
 from aviary.wire.client import Client, ConnectFailed, Target, WireError
@@ -48,19 +48,17 @@ async def forward(
     query: bytes = scope["query_string"]
     if query:
         path = f"{path}?{query.decode('ascii', 'replace')}"
-    work = asyncio.current_task()
-    watcher = asyncio.create_task(cancel_when_left(receive, work))
+    leaving = Leaving(scope, receive)
     try:
         await _pass(client, control, scope["method"], path, headers, body, send)
     except ConnectFailed as error:
         raise Unavailable(f"The control process cannot be reached: {error}") from error
     except asyncio.CancelledError:
-        if not watcher.done() or watcher.cancelled():
+        if not leaving.left:
             raise
-        if work is not None:
-            work.uncancel()
+        leaving.swallow()
     finally:
-        watcher.cancel()
+        leaving.stop()
 
 
 async def _pass(

@@ -33,10 +33,10 @@ from aviary.wire.asgi import (
     LOAD_HEADER,
     TOKEN_HEADER,
     ClientLeft,
+    Leaving,
     Receive,
     Scope,
     Send,
-    cancel_when_left,
     error_body,
     find_header,
     read_body,
@@ -217,8 +217,7 @@ class ReplicaApp:
         raw = await read_body(receive, self._max_body_bytes)
         body = prepare(self.spec, path, decode_body(raw))
         request_id = (find_header(scope["headers"], b"x-request-id") or b"").decode("latin-1")
-        work = asyncio.current_task()
-        watcher = asyncio.create_task(cancel_when_left(receive, work))
+        leaving = Leaving(scope, receive)
         try:
             ticket = await self._admission.enter(weight(body))
             try:
@@ -230,13 +229,11 @@ class ReplicaApp:
             finally:
                 ticket.leave()
         except asyncio.CancelledError:
-            # The watcher cancels us when the client has left; anything else is a shutdown.
-            if not watcher.done() or watcher.cancelled():
+            if not leaving.left:  # a shutdown
                 raise
-            if work is not None:
-                work.uncancel()
+            leaving.swallow()
         finally:
-            watcher.cancel()
+            leaving.stop()
 
     async def _forward(self, response: EngineResponse, send: Send) -> None:
         """Send the engine's answer; the head goes out with the first bytes, not before.

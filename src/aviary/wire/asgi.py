@@ -17,6 +17,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+BODY_PIPE = "aviary.body_pipe"
+"""Key of our server's ASGI extension, see `aviary.wire.server.BodyPipe`."""
+
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -67,12 +70,48 @@ def _check_size(size: int, limit_bytes: int) -> None:
         )
 
 
-async def cancel_when_left(receive: Receive, work: asyncio.Task[None] | None) -> None:
-    """Cancel the work as soon as the client has closed its connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if work is not None:
-        work.cancel()
+class Leaving:
+    """Cancels the present task as soon as its client has closed the connection.
+
+    Make it when the request body has been read, `stop` it at the end; in between a `CancelledError`
+    is the client's leaving when `left` is true, and `swallow` makes the task whole again.
+    """
+
+    __slots__ = ("_pipe", "_watcher", "_work", "left")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.left = False
+        self._work = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._pipe: Any = (scope.get("extensions") or {}).get(BODY_PIPE)
+        if self._pipe is None:  # another server than ours: a task must wait for the message
+            self._watcher = asyncio.create_task(self._watch(receive))
+        else:
+            self._pipe.on_left = self._on_left
+            if self._pipe.gone:
+                self._on_left()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._on_left()
+
+    def _on_left(self) -> None:
+        self.left = True
+        if self._work is not None:
+            self._work.cancel()
+
+    def swallow(self) -> None:
+        """Take the cancellation back: it was only ours."""
+        if self._work is not None:
+            self._work.uncancel()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        else:
+            self._pipe.on_left = None
 
 
 async def send_bytes(

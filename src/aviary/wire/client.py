@@ -118,8 +118,14 @@ class _Connection(asyncio.Protocol):
             self._fail(UpstreamLost(f"{self.target} broke HTTP: {error}", sent=True))
             self.abort()
             return
-        if response.sink is not None and response.pieces and not response.complete:
-            response.pour()
+        if response.pieces and not response.complete:
+            if response.sink is not None:
+                response.pour()
+                return
+            response.unread += len(data)
+            if response.unread > HIGH_WATER_BYTES:
+                self.pause()
+            self._wake()
 
     def eof_received(self) -> bool:
         return False
@@ -150,25 +156,16 @@ class _Connection(asyncio.Protocol):
         response.status = self._parser.get_status_code()
         self._keep_alive = self._parser.should_keep_alive()
         if self._bodiless:
+            response.pieces = deque()
             response.complete = True
-        self._wake()
-
-    def on_body(self, body: bytes) -> None:
-        response = self._response
-        if response is None or response.complete:
-            return
-        response.pieces.append(body)
-        if response.sink is not None:
-            return  # `data_received` hands it on
-        response.unread += len(body)
-        if response.unread > HIGH_WATER_BYTES:
-            self.pause()
         self._wake()
 
     def on_message_complete(self) -> None:
         response = self._response
         if response is None:
             return
+        if not response.complete:
+            response.pieces = response.pieces.copy()  # what the parser still says goes nowhere
         response.complete = True
         self._wake()
 
@@ -187,8 +184,8 @@ class _Connection(asyncio.Protocol):
         self._bodiless = bodiless
         self.silence_s = silence_s
         self.last_byte = monotonic()
-        self._parser = httptools.HttpResponseParser(self)
         self._response = response = Response(self)
+        self._parser = httptools.HttpResponseParser(_ParserEvents(self, response))
         transport = self.transport
         if transport is None:
             raise UpstreamLost(f"{self.target} closed the connection", sent=False)
@@ -262,6 +259,29 @@ class _Connection(asyncio.Protocol):
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class _ParserEvents:
+    """What the parser calls.
+
+    A streamed answer has a piece of body an event: those go straight into the response's queue,
+    without a Python function between.
+    """
+
+    __slots__ = (
+        "on_body",
+        "on_header",
+        "on_headers_complete",
+        "on_message_begin",
+        "on_message_complete",
+    )
+
+    def __init__(self, connection: _Connection, response: Response) -> None:
+        self.on_message_begin = connection.on_message_begin
+        self.on_header = connection.on_header
+        self.on_headers_complete = connection.on_headers_complete
+        self.on_body = response.pieces.append
+        self.on_message_complete = connection.on_message_complete
 
 
 class Response:

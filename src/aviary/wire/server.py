@@ -11,7 +11,7 @@ import contextlib
 import gc
 import re
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import uvicorn
@@ -19,11 +19,10 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from aviary.core.errors import InvalidRequest
-from aviary.wire.asgi import error_body
+from aviary.wire.asgi import BODY_PIPE, error_body
 
 HEAD_LIMIT_BYTES = 64 * 1024
 KEEP_ALIVE_S = 75
-BODY_PIPE = "aviary.body_pipe"
 GC_THRESHOLDS = (20_000, 20, 50)
 
 
@@ -78,12 +77,35 @@ class BodyPipe:
     """An ASGI extension of ours: write pieces of a chunked body without a coroutine for each.
 
     Between `http.response.start` and the last `http.response.body`, both sent as usual.
+
+    Attributes:
+        on_left: Called when the client has left before the answer was complete; saves the app a
+            task that waits for `http.disconnect`.
     """
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_cycle", "on_left")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+        self.on_left: Callable[[], None] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete."""
+        return self._cycle.response_complete
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self._cycle.disconnected
+
+    def leave(self) -> bool:
+        """Tell the request that its client has left; says whether an answer had begun."""
+        self._cycle.disconnected = True
+        self._cycle.message_event.set()
+        if self.on_left is not None:
+            self.on_left()
+        return self._cycle.response_started
 
     def write(self, data: bytes) -> bool:
         """Write a piece; answers whether the client's side can take more now."""
@@ -106,10 +128,9 @@ class StrictHttpProtocol(HttpToolsProtocol):
     """
 
     _head_bytes = 0
-    _unfinished_bytes = 0
     _in_head = False
     _in_body = False
-    _cycles: tuple[RequestResponseCycle, ...] = ()
+    _pipes: tuple[BodyPipe, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection."""
@@ -120,39 +141,28 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """Feed the parser; whatever it cannot take ends the connection with a 400."""
         if not self._in_body and b"pgrade" in data:
             data = _decline_upgrade(data)
-        was_in_head = self._in_head
         try:
             super().data_received(data)
-            if was_in_head and self._in_head:  # what is not complete the parser keeps to itself
-                self._count_unfinished(len(data))
+            if self._in_head:  # what is not complete the parser keeps to itself
+                self._count(len(data))
         except Exception:  # a callback refused what it got: non-ASCII target, head too large, …
             if not self.transport.is_closing():
                 self.send_400_response("The HTTP request's head is invalid or too large.")
 
     def on_message_begin(self) -> None:
         """Start counting the head anew."""
-        self._head_bytes = self._unfinished_bytes = 0
+        self._head_bytes = 0
         self._in_head = True
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """Count and take a piece of the target."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count and take a header."""
-        self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the request, with the body pipe in its scope; remember it until it is answered."""
         self._in_head, self._in_body = False, True
         super().on_headers_complete()
         scope = cast("dict[str, Any]", self.scope)  # the app's task has not begun yet
-        scope["extensions"] = {BODY_PIPE: BodyPipe(self.cycle)}
-        running = [cycle for cycle in self._cycles if not cycle.response_complete]
-        self._cycles = (*running, self.cycle)
+        pipe = BodyPipe(self.cycle)
+        scope["extensions"] = {BODY_PIPE: pipe}
+        self._pipes = (*(other for other in self._pipes if not other.finished), pipe)
 
     def on_message_complete(self) -> None:
         """Note that the next bytes are a head."""
@@ -166,16 +176,10 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def _leave(self) -> bool:
         """Tell running requests that the client has left; says whether an answer had begun."""
-        running = [cycle for cycle in self._cycles if not cycle.response_complete]
-        for cycle in running:
-            cycle.disconnected = True
-            cycle.message_event.set()
-        return any(cycle.response_started for cycle in running)
-
-    def _count_unfinished(self, size: int) -> None:
-        self._unfinished_bytes += size
-        if self._unfinished_bytes > HEAD_LIMIT_BYTES:
-            raise _HeadTooLarge
+        running = [pipe for pipe in self._pipes if not pipe.finished]
+        self._pipes = ()
+        begun = [pipe.leave() for pipe in running]  # all of them must hear it
+        return any(begun)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size

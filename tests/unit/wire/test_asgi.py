@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from aviary.core.errors import BodyTooLarge, NotAuthorized, Overloaded, PromptTooLong
 from aviary.wire.asgi import (
+    BODY_PIPE,
     ClientLeft,
+    Leaving,
     Receive,
-    cancel_when_left,
     error_body,
     error_headers,
     find_header,
@@ -71,11 +72,50 @@ async def test_messages_may_lack_their_fields() -> None:
     assert await read_body(receiving([{"type": "http.request"}])[0], 0) == b""
 
 
-async def test_cancel_when_left_ignores_the_rest_of_the_body() -> None:
-    work = asyncio.create_task(asyncio.sleep(60))
-    await cancel_when_left(receiving([*request(b"late", b""), LEFT])[0], work)
+class Pipe:
+    """What our server offers in the scope, as far as `Leaving` is concerned."""
+
+    def __init__(self, gone: bool) -> None:
+        self.gone = gone
+        self.on_left: Callable[[], None] | None = None
+
+
+async def test_leaving_ignores_the_rest_of_the_body() -> None:
+    messages = receiving([*request(b"late", b""), LEFT])[0]
+    leaving = Leaving({"type": "http"}, messages)
     with pytest.raises(asyncio.CancelledError):
-        await work
+        await asyncio.sleep(60)
+    assert leaving.left
+    leaving.swallow()
+    leaving.stop()
+    await asyncio.sleep(0)  # not cancelled any more
+
+
+@pytest.mark.parametrize("gone_before", [False, True])
+async def test_leaving_by_our_servers_pipe(gone_before: bool) -> None:
+    pipe = Pipe(gone_before)
+    leaving = Leaving({"extensions": {BODY_PIPE: pipe}}, receiving([])[0])
+    if not gone_before:
+        assert pipe.on_left is not None
+        asyncio.get_running_loop().call_soon(pipe.on_left)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    assert leaving.left
+    leaving.swallow()
+    leaving.stop()
+    assert pipe.on_left is None
+
+
+async def test_a_cancellation_of_another_kind_is_not_the_clients() -> None:
+    leaving = Leaving({"extensions": {BODY_PIPE: Pipe(False)}}, receiving([])[0])
+    work = asyncio.current_task()
+    assert work is not None
+    asyncio.get_running_loop().call_soon(work.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    assert not leaving.left
+    work.uncancel()
+    leaving.stop()
 
 
 def test_error_body_is_openais() -> None:
