@@ -253,25 +253,30 @@ def cluster():
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 60
-    while b"Ray runtime started" not in (folder / "head.log").read_bytes():
-        assert head.poll() is None, (folder / "head.log").read_text()
-        assert time.monotonic() < deadline, (folder / "head.log").read_text()
-        time.sleep(0.2)
-    yield f"127.0.0.1:{port}", env
-    session = [
-        process
-        for process in psutil.process_iter()
-        if process.pid and os.getsid(process.pid) == head.pid
-    ]
-    head.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(10)
-    for process in session:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    head.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        deadline = time.monotonic() + 60
+        while b"Ray runtime started" not in (folder / "head.log").read_bytes():
+            assert head.poll() is None, (folder / "head.log").read_text()
+            assert time.monotonic() < deadline, (folder / "head.log").read_text()
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}", env
+    finally:
+        session = [process for process in psutil.process_iter() if is_in_session(process, head.pid)]
+        head.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(10)
+        for process in session:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_in_session(process, leader):
+    try:
+        return process.pid > 0 and os.getsid(process.pid) == leader
+    except ProcessLookupError:
+        return False
 
 
 LOOK = """

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 KEYS_EVERY_S = 0.5
 UPKEEP_EVERY_S = 60.0
 DAY_S = 86400.0
+DELIVERED_WITHIN_S = 1.0
 
 
 class KeyPublisher:
@@ -32,9 +33,10 @@ class KeyPublisher:
         self._open_without_keys = open_without_keys
 
     async def now(self) -> None:
-        """Publish what is stored."""
+        """Publish what is stored; returns when every gateway worker has been told."""
         active = await asyncio.to_thread(self._keys.active)
         self._fleet.set_keys(keys_to_publish(active, open_without_keys=self._open_without_keys))
+        await self._fleet.everywhere(DELIVERED_WITHIN_S)
 
     async def poll(self) -> None:
         """`aviary keys` writes to the database directly; notice that within a second."""

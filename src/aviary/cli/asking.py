@@ -46,7 +46,6 @@ class Answer:
         error: What went wrong; `None` when nothing did.
         request_id: The server's id of the request.
         replica: The replica that answered.
-        cost_usd: When the server tells.
     """
 
     model: str
@@ -60,7 +59,6 @@ class Answer:
     error: str | None = None
     request_id: str | None = None
     replica: str | None = None
-    cost_usd: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -74,10 +72,7 @@ class Answer:
 
     def as_dict(self) -> dict[str, Any]:
         """For a results file."""
-        data = asdict(self)
-        if self.cost_usd is None:
-            del data["cost_usd"]
-        return data
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +225,6 @@ def _take(chunk: dict[str, Any], answer: Answer) -> str:
     if isinstance(usage, dict):
         answer.prompt_tokens = usage.get("prompt_tokens")
         answer.completion_tokens = usage.get("completion_tokens")
-        answer.cost_usd = usage.get("cost")
     text = ""
     for choice in chunk.get("choices") or ():
         text += (choice.get("delta") or {}).get("content") or ""

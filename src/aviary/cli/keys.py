@@ -47,6 +47,7 @@ def create(
     with _opened_keys(context) as keys:
         secret, new = issue(name, role.value)
         row = keys.create(name=new.name, role=new.role, hash=new.hash, id=new.id)
+        has_admin = any(key.role == "admin" for key in keys.active())
     if as_json:
         print_json({**asdict(row), "secret": secret})
         return
@@ -55,6 +56,8 @@ def create(
         f"This is the secret of {row.id} ({row.name}, role {row.role}). Copy it now: it is not "
         "stored and cannot be shown again."
     )
+    if not has_admin:
+        say("There is no admin key yet: without one, nobody administers this Aviary by HTTP.")
 
 
 @app.command("list")

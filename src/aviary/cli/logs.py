@@ -14,7 +14,7 @@ def logs(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model's id.", metavar="MODEL")],
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, max=100_000, help="How many of the last lines.")
+        int, typer.Option("--lines", "-n", min=0, max=2000, help="How many of the last lines.")
     ] = 100,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")

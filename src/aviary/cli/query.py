@@ -37,7 +37,6 @@ COLUMNS = (
     Column("TOKENS OUT", right=True),
     Column("RESULT", wide=True),
 )
-_COST = Column("COST USD", right=True)
 
 
 def query(
@@ -195,8 +194,6 @@ def _end_text(answer: Answer) -> None:
         f"{figure(answer.tokens_per_second, 1)} tokens/s",
         f"tokens {figure(answer.prompt_tokens)} in, {figure(answer.completion_tokens)} out",
     ]
-    if answer.cost_usd is not None:
-        parts.append(f"${answer.cost_usd:.6f}")
     if answer.finish_reason == "length":
         parts.append("cut at the longest answer allowed")
     say(" · ".join(parts))
@@ -229,8 +226,6 @@ def _print_answers(answers: list[Answer], *, texts: bool) -> None:
                 print(f"== {answer.model}: {one_line(answer.prompt, 60)}")
                 print(printable(answer.text.strip()))
                 print()
-    priced = any(answer.cost_usd is not None for answer in answers)
-    columns = (*COLUMNS[:-1], _COST, COLUMNS[-1]) if priced else COLUMNS
     rows = []
     for answer in answers:
         result = f"error: {answer.error}" if answer.error else answer.finish_reason or "ok"
@@ -243,11 +238,10 @@ def _print_answers(answers: list[Answer], *, texts: bool) -> None:
                 figure(answer.tokens_per_second, 1),
                 figure(answer.prompt_tokens),
                 figure(answer.completion_tokens),
-                *((figure(answer.cost_usd, 6),) if priced else ()),
                 one_line(result, 200),
             )
         )
-    print_table(columns, rows)
+    print_table(COLUMNS, rows)
 
 
 def _check_writable(path: Path) -> None:

@@ -56,7 +56,7 @@ def run(
         return
     action = change.get("action", "added")
     print(f"{spec.id}: {action}{', ready' if model else ''}.")
-    if model is None:
+    if model is None and action != "unchanged":
         say(f"It starts in the background. See: aviary logs {spec.id} -f")
     print(f'Try it: aviary query -m {spec.id} "Why do birds sing?"')
     print(f"Or with any OpenAI client: base_url={client.url}/v1, model={spec.id}")

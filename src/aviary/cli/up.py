@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aviary.config.settings import Settings
 
 REFRESH_S = 0.1
+DEFAULT_URL = "http://127.0.0.1:8000"
 DETAIL_CHARACTERS = 70
 
 
@@ -213,10 +214,13 @@ def _announce(instance: Instance, took_s: float, as_json: bool) -> None:
         Column("about"),
     ]
     print_table(columns, rows)
-    ready = next((view.id for view in views if view.state is ModelState.READY), None)
+    ready = [view for view in views if view.state is ModelState.READY]
+    ready.sort(key=lambda view: "chat" not in view.tags)  # one that was made to answer, if any
     print(f"\nAviary serves at {instance.url} (ready in {took_s:.1f} s). Stop it with Ctrl-C.")
-    if ready is not None:
-        print(f'Ask it:    aviary query -m {printable(ready)} "Why do birds sing?"')
+    if ready:
+        where = "" if instance.url == DEFAULT_URL else f" --url {instance.url}"
+        model = printable(ready[0].id)
+        print(f'Ask it:    aviary query -m {model}{where} "Why do birds sing?"')
     print(f'Use it:    OpenAI(base_url="{instance.url}/v1", api_key="none")')
     print(f"Read it:   {instance.url}/docs")
     sys.stdout.flush()

@@ -1,7 +1,7 @@
 """Settings of this installation: where state, cache and sockets live.
 
-Read from the environment (`AVIARY_…`) once, at start, and passed on; nothing else in the package
-reads the environment.
+Read from the environment (`AVIARY_…`) once, at start, and passed on: child processes are told what
+they need and read no settings of their own.
 """
 
 from __future__ import annotations

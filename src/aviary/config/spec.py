@@ -123,10 +123,14 @@ class FakeFault(_Strict):
     """A fault the fake engine commits, to test what happens then."""
 
     kind: Literal["error", "crash", "hang", "cut"] = Field(
-        description="error: HTTP 500; crash: the process dies; hang: silence; cut: no end event."
+        description="error: HTTP 502; crash: the process dies; hang: silence; cut: no end event."
     )
-    at_token: int = Field(default=0, ge=0, description="After how many tokens.")
-    every: int = Field(default=1, ge=1, description="On every n-th request.")
+    at_token: int = Field(default=0, ge=0, description="After so many tokens, or at the end.")
+    every: int = Field(
+        default=1,
+        ge=1,
+        description="On every n-th request. The first, the readiness generation, is spared.",
+    )
 
 
 class FakeEngine(_Strict):

@@ -6,6 +6,8 @@ The tree (children are more specific)::
     ├── SpecError              a model spec or setting is wrong
     ├── InvalidRequest         the caller's request is wrong; retrying it unchanged cannot help
     │   ├── PromptTooLong      prompt + output do not fit the context
+    │   ├── RouteMissing       there is nothing at that path
+    │   ├── MethodNotAllowed
     │   └── BodyTooLarge
     ├── ModelNotFound          no such model here
     ├── NotAuthorized          no key, or a wrong one
@@ -90,6 +92,20 @@ class PromptTooLong(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class RouteMissing(InvalidRequest):
+    """There is nothing at that path."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, the method does not."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
 class BodyTooLarge(InvalidRequest):
     """The request's body is larger than the gateway accepts."""
 
@@ -107,7 +123,7 @@ class ModelNotFound(AviaryError):
 
 
 class NotAuthorized(AviaryError):
-    """No API key was given, or it is wrong, revoked or expired."""
+    """No API key was given, or it is wrong or revoked."""
 
     code = "invalid_api_key"
     status = 401

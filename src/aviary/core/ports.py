@@ -30,6 +30,10 @@ class ByteStream(Protocol):
         """End the stream; before its end this cancels. May be called twice."""
 
 
+READINESS = "readiness"
+"""Request id of the generation by which a replica proves that it works."""
+
+
 @dataclass(slots=True)
 class EngineRequest:
     """One generation asked of an engine.

@@ -19,7 +19,7 @@ import msgspec
 
 from aviary.config.spec import FakeEngine, FakeFault
 from aviary.core.errors import Crashed, EngineError, InvalidRequest, PromptTooLong, StartFailed
-from aviary.core.ports import EngineRequest, EngineResponse, Progress
+from aviary.core.ports import READINESS, EngineRequest, EngineResponse, Progress
 from aviary.core.states import EngineStats
 from aviary.engines.chunks import ChunkFolder
 from aviary.engines.stream import OwnedStream
@@ -111,6 +111,8 @@ class FakeTextEngine:
         finish = "stop" if most == self._engine.tokens else "length"
         self._requests += 1
         fault = next((f for f in self._engine.faults if self._requests % f.every == 0), None)
+        if request.request_id == READINESS:
+            fault = None  # a replica that never gets ready has no chance to commit one
         if fault is not None and fault.kind == "error" and fault.at_token == 0:
             raise EngineError("The fake engine fails, as its spec asks.")
         events = self._events(body, chat, tokens, finish, prompt_tokens, fault)

@@ -34,6 +34,7 @@ class Fleet:
         self._declared: dict[str, Declared] = {}
         self._keys: tuple[KeyView, ...] = ()
         self._workers = 0
+        self._readers: dict[object, int] = {}
         self._snapshot = Snapshot()
         self._changed = asyncio.Event()
         self._seen: dict[str, ReplicaView] = {}
@@ -111,6 +112,22 @@ class Fleet:
     def snapshot(self) -> Snapshot:
         """The present snapshot."""
         return self._snapshot
+
+    def delivered(self, reader: object, generation: int | None) -> None:
+        """Note which generation a reader of snapshots was sent last; `None`: it has left."""
+        if generation is None:
+            self._readers.pop(reader, None)
+        else:
+            self._readers[reader] = generation
+
+    async def everywhere(self, most_s: float) -> None:
+        """Wait until every reader has been sent the present snapshot, but not longer than told."""
+        wanted = self._snapshot.generation
+        deadline = time.monotonic() + most_s
+        while any(generation < wanted for generation in self._readers.values()):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.002)
 
     async def next_snapshot(self, after: int) -> Snapshot:
         """The newest snapshot, once there is one newer than generation `after`."""

@@ -14,13 +14,14 @@ import msgspec
 import structlog
 
 from aviary.auth.keys import require
-from aviary.core.errors import AviaryError, InvalidRequest
+from aviary.core.errors import AviaryError, MethodNotAllowed, RouteMissing
 from aviary.core.states import KeyView, ModelState, ModelView
 from aviary.gateway import metrics
 from aviary.gateway.exchange import Exchange, GatewayState, check_length, request_id
 from aviary.gateway.forward import forward
 from aviary.wire.asgi import (
     ClientLeft,
+    Message,
     Receive,
     Scope,
     Send,
@@ -38,20 +39,6 @@ GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddin
 Lifespan = Callable[[], Awaitable[GatewayState]]
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/favicon.ico"})
 """Paths that need no key: they tell nothing about models or people."""
-
-
-class RouteMissing(InvalidRequest):
-    """There is nothing at that path."""
-
-    code = "not_found"
-    status = 404
-
-
-class MethodNotAllowed(InvalidRequest):
-    """The path exists, the method does not."""
-
-    code = "method_not_allowed"
-    status = 405
 
 
 class GatewayApp:
@@ -107,6 +94,8 @@ class GatewayApp:
     async def _other(
         self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        identity = request_id(scope)
+        send = _with_request_id(send, identity)
         try:
             if path == "/healthz":
                 await send_json(send, 200, {"status": "ok"})
@@ -129,7 +118,7 @@ class GatewayApp:
             else:
                 await self._rest(state, path, scope, receive, send)
         except AviaryError as error:
-            await send_error(send, error, [(b"x-request-id", request_id(scope))])
+            await send_error(send, error)
         except ClientLeft:
             return
 
@@ -177,7 +166,8 @@ class GatewayApp:
     ) -> None:
         if self._control is None:
             raise RouteMissing(f"There is nothing at {path[:200]}.")
-        key = None if path in PUBLIC else self._identify(state, scope)
+        public = path in PUBLIC or path.startswith("/docs/")
+        key = None if public else self._identify(state, scope)
         check_length(scope["headers"], state.max_body_bytes)
         await forward(
             state.client,
@@ -187,6 +177,17 @@ class GatewayApp:
             (scope, receive, send),
             state.max_body_bytes,
         )
+
+
+def _with_request_id(send: Send, identity: bytes) -> Send:
+    """Put the request's id on its answer."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", identity)]
+        await send(message)
+
+    return sending
 
 
 def model_object(view: ModelView) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from aviary.core.errors import (
     TimedOut,
     Unavailable,
 )
-from aviary.core.ports import Engine, EngineRequest, EngineResponse
+from aviary.core.ports import READINESS, Engine, EngineRequest, EngineResponse
 from aviary.core.states import ReplicaState
 from aviary.replica.admission import Admission
 from aviary.replica.prepare import ROUTES, decode_body, prepare, weight
@@ -110,7 +110,7 @@ class ReplicaApp:
         messages = [{"role": "user", "content": "Hi"}]
         body = {"input": "Hi"} if embeddings else {"messages": messages, "max_tokens": 1}
         response = await self._engine.generate(
-            EngineRequest(path, prepare(self.spec, path, body), "readiness")
+            EngineRequest(path, prepare(self.spec, path, body), READINESS)
         )
         try:
             answer = b"".join([piece async for piece in response.body])

@@ -19,7 +19,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from aviary.core.errors import AviaryError, InvalidRequest, NotAuthorized
+from aviary.core.errors import AviaryError, InvalidRequest, NotAuthorized, RouteMissing
 from aviary.core.states import Snapshot
 from aviary.version import __version__
 from aviary.web.api import make_router
@@ -93,7 +93,9 @@ class ControlApp:
                     generation = snapshot.generation
                     line = msgspec.json.encode(snapshot) + b"\n"
                 await send({"type": "http.response.body", "body": line, "more_body": True})
+                self._control.fleet.delivered(left, generation)
         finally:
+            self._control.fleet.delivered(left, None)
             left.cancel()
             if news is not None:
                 news.cancel()
@@ -165,7 +167,8 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    wrong = InvalidRequest(f"{request.method} {request.url.path[:200]}: {error}")
+    text = f"{request.method} {request.url.path[:200]}: {error}"
+    wrong = RouteMissing(text) if status == 404 else InvalidRequest(text)
     response = _response(wrong)
     response.status_code = status
     return response

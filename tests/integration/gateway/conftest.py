@@ -18,7 +18,7 @@ SPECS = {
         "price: {usd_per_million_input_tokens: 1, usd_per_million_output_tokens: 2}"
     ),
     "short": "engine: {kind: fake, tokens: 8, slots: 4, context_length: 64}",
-    "broken": "engine: {kind: fake, tokens: 8, faults: [{kind: error, at_token: 3}]}",
+    "broken": "engine: {kind: fake, fail_start: The fake engine fails as told.}",
 }
 
 
@@ -33,6 +33,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def aviary(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One Aviary over fake engines, for tests that do not change it."""
-    # "broken" fails its readiness generation: it is there to be seen failing.
     with Running(tmp_path_factory.mktemp("h"), str(folder), "--workers", "2") as running:
         yield running
