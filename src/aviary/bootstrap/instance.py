@@ -182,6 +182,7 @@ class Instance:
             token=self._token,
             requests_url=settings.store_url("requests"),
             max_body_bytes=settings.max_body_mb * 1024 * 1024,
+            guard_hosts=not self._plan.insecure,
             log_level=settings.log_level,
             log_format=settings.log_format,
         )

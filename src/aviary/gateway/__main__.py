@@ -16,7 +16,9 @@ import aviary.process.light  # noqa: F401 - first, it makes the others' import f
 # isort: split
 import msgspec
 import setproctitle
+import structlog
 
+from aviary.auth.hosts import HostGuard
 from aviary.auth.keys import KeyRing
 from aviary.core.states import Snapshot
 from aviary.gateway import metrics
@@ -30,6 +32,8 @@ from aviary.routing.table import Table
 from aviary.store.writer import ClosableLog, LogWriter
 from aviary.wire.client import Client, Target
 from aviary.wire.server import run_server
+
+log = structlog.get_logger()
 
 DRAIN_S = 30.0
 FIRST_SNAPSHOT_S = 10.0
@@ -59,6 +63,7 @@ class Worker:
             token=token,
             record=writer.put,
             max_body_bytes=self._boot.max_body_bytes,
+            guard=HostGuard() if self._boot.guard_hosts else None,
         )
         first = asyncio.Event()
 
@@ -95,8 +100,11 @@ class Worker:
 
 async def _flush_metrics(state: GatewayState, writer: LogWriter) -> None:
     while True:
-        metrics.DROPPED.set(writer.dropped)
-        state.flush_metrics()
+        try:
+            metrics.DROPPED.set(writer.dropped)
+            state.flush_metrics()
+        except Exception:  # figures may fail (a full disk); answers go on
+            log.exception("metrics could not be handed over")
         await asyncio.sleep(FLUSH_EVERY_S)
 
 

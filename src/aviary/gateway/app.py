@@ -37,7 +37,7 @@ log = structlog.get_logger()
 GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
 Lifespan = Callable[[], Awaitable[GatewayState]]
-PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/favicon.ico"})
+PUBLIC = frozenset({"/", "/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing about models or people."""
 
 
@@ -97,6 +97,7 @@ class GatewayApp:
         identity = request_id(scope)
         send = _with_request_id(send, identity)
         try:
+            state.check_hosts(scope)
             if path == "/healthz":
                 await send_json(send, 200, {"status": "ok"})
             elif path == "/readyz":
@@ -138,18 +139,18 @@ class GatewayApp:
 
     @staticmethod
     async def _ready(state: GatewayState, send: Send) -> None:
-        """Ready when every declared model can answer; 503 until one can."""
+        """200 when any declared model can answer (or none is declared), else 503."""
         views = [route.view for route in state.table.routes]
         ready = [view.id for view in views if view.state is ModelState.READY]
+        waiting = [view.id for view in views if view.state is not ModelState.READY]
+        usable = bool(ready) or (not views and state.table.snapshot.generation > 0)
         body: dict[str, Any] = {
-            "status": "ready" if len(ready) == len(views) else "partly ready",
-            "ready": ready,
-            "not_ready": [view.id for view in views if view.state is not ModelState.READY],
+            "status": ("ready" if not waiting else "partly ready") if usable else "not ready",
+            # Names are for those who may list models; a probe needs none.
+            "ready": ready if state.ring.is_open else len(ready),
+            "not_ready": waiting if state.ring.is_open else len(waiting),
             "workers": state.table.snapshot.workers,
         }
-        usable = bool(ready) or (not views and state.table.snapshot.generation > 0)
-        if not usable:
-            body["status"] = "not ready"
         await send_json(send, 200 if usable else 503, body)
 
     async def _models(self, state: GatewayState, path: str, scope: Scope, send: Send) -> None:
@@ -164,18 +165,19 @@ class GatewayApp:
     async def _rest(
         self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if self._control is None:
-            raise RouteMissing(f"There is nothing at {path[:200]}.")
         public = path in PUBLIC or path.startswith("/docs/")
-        key = None if public else self._identify(state, scope)
-        check_length(scope["headers"], state.max_body_bytes)
+        if self._control is None or not (public or path.startswith("/api/")):
+            raise RouteMissing(f"There is nothing at {path[:200]}.")
+        if public:
+            self._only(scope, "GET", "HEAD")
+            role, most_bytes = "none", 0
+        else:
+            key = self._identify(state, scope)
+            # Without keys everybody administers: `HostGuard` sees to it who that can be.
+            role, most_bytes = "admin" if key is None else key.role, state.max_body_bytes
+        check_length(scope["headers"], most_bytes)
         await forward(
-            state.client,
-            self._control,
-            state.token,
-            key,
-            (scope, receive, send),
-            state.max_body_bytes,
+            state.client, self._control, state.token, role, (scope, receive, send), most_bytes
         )
 
 

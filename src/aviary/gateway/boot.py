@@ -18,6 +18,7 @@ class WorkerBoot(msgspec.Struct):
         token: The cluster's internal token.
         requests_url: SQLAlchemy URL of the request log.
         max_body_bytes: Largest request body.
+        guard_hosts: Whether, without keys, only this machine's own programs are answered.
         log_level: See `Settings`.
         log_format: See `Settings`.
     """
@@ -27,5 +28,6 @@ class WorkerBoot(msgspec.Struct):
     token: str
     requests_url: str
     max_body_bytes: int
+    guard_hosts: bool = True
     log_level: str = "info"
     log_format: str = "console"

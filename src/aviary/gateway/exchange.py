@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from aviary.auth.hosts import HostGuard
 from aviary.auth.keys import KeyRing
 from aviary.core.cost import answer_cost_usd
 from aviary.core.errors import (
@@ -27,6 +28,7 @@ from aviary.core.errors import (
     Crashed,
     EngineError,
     InvalidRequest,
+    NotAuthorized,
     TimedOut,
 )
 from aviary.core.ports import RequestRecord
@@ -131,6 +133,7 @@ class GatewayState:
         token: The cluster's internal token.
         record: Takes a request record for the log; never blocks.
         max_body_bytes: Largest request body.
+        guard: Checks who is meant by a request while there are no keys; `None`: nobody checks.
         metrics: Metrics by model.
     """
 
@@ -140,7 +143,18 @@ class GatewayState:
     token: bytes
     record: Callable[[RequestRecord], None]
     max_body_bytes: int
+    guard: HostGuard | None = None
     metrics: dict[str, Metrics] = field(default_factory=dict)
+
+    def check_hosts(self, scope: Scope) -> None:
+        """While there are no keys, refuse what strangers' web pages send through a browser here.
+
+        Raises:
+            Forbidden: the request names another machine.
+        """
+        if self.guard is not None and self.ring.is_open:
+            headers = scope["headers"]
+            self.guard.check(find_header(headers, b"host"), find_header(headers, b"origin"))
 
     def metrics_of(self, model: str) -> Metrics:
         """The model's metrics in this worker."""
@@ -213,6 +227,7 @@ class Exchange:
         leaving: Leaving | None = None
         try:
             headers = scope["headers"]
+            self._state.check_hosts(scope)
             self._key = self._state.ring.identify(
                 find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
             )
@@ -479,12 +494,14 @@ class Exchange:
             )
             if cost is not None:
                 metrics.cost_usd += cost
+        if self._error == NotAuthorized.code:
+            return  # counted above; strangers shall not fill the disk
         self._state.record(
             RequestRecord(
                 id=self._request_id.decode("ascii"),
                 time=self._time,
                 route=self._path,
-                model=self._model if self._model != NOBODY else (self._peek.model or ""),
+                model=self._model if self._model != NOBODY else (self._peek.model or "")[:256],
                 replica=self._replica,
                 key=self._key.id if self._key is not None else "",
                 status=self._status,

@@ -9,12 +9,11 @@ import msgspec
 import structlog
 
 from aviary.core.states import Snapshot
-from aviary.wire.asgi import TOKEN_HEADER
+from aviary.wire.asgi import SNAPSHOTS_PATH, TOKEN_HEADER
 from aviary.wire.client import Client, Target, UpstreamLost, WireError
 
 log = structlog.get_logger()
 
-SNAPSHOTS_PATH = "/internal/snapshots"
 RETRY_S = 0.2
 SILENCE_S = 15.0
 """The control plane sends a sign of life more often than this."""
@@ -33,6 +32,8 @@ async def follow_snapshots(
             await _follow_once(client, control, token, take)
         except WireError as error:
             log.debug("no line to the control plane", error=str(error))
+        except Exception:  # whatever it was, keys and endpoints must go on being followed
+            log.exception("a snapshot could not be taken")
         await asyncio.sleep(RETRY_S)
 
 

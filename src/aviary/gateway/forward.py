@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from aviary.core.errors import Crashed, Unavailable
-from aviary.core.states import KeyView
+import structlog
+
+from aviary.core.errors import Unavailable
 from aviary.wire.asgi import (
+    ROLE_HEADER,
     TOKEN_HEADER,
     Leaving,
     Receive,
@@ -14,11 +16,11 @@ from aviary.wire.asgi import (
     Send,
     read_body,
 )
-from aviary.wire.client import Client, ConnectFailed, Target, WireError
+from aviary.wire.client import Client, Target, WireError
 
-ROLE_HEADER = b"x-aviary-role"
-KEY_HEADER = b"x-aviary-key"
-SILENCE_S = 60.0
+log = structlog.get_logger()
+
+SILENCE_S = 120.0
 # Of the client's headers only these mean anything behind the gateway; all others stay outside.
 PASSED = frozenset({b"content-type", b"accept", b"last-event-id", b"if-none-match"})
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length"})
@@ -28,11 +30,11 @@ async def forward(
     client: Client,
     control: Target,
     token: bytes,
-    key: KeyView | None,
+    role: str,
     request: tuple[Scope, Receive, Send],
     max_body_bytes: int,
 ) -> None:
-    """Ask the control process, as the holder of `key`, and pass its answer on.
+    """Ask the control process, in the role of the client, and pass its answer on.
 
     Raises:
         Unavailable: the control process cannot be reached.
@@ -41,9 +43,7 @@ async def forward(
     body = await read_body(receive, max_body_bytes)
     headers = [(name, value) for name, value in scope["headers"] if name in PASSED]
     headers.append((TOKEN_HEADER, token))
-    # Without keys everybody is the administrator: such an Aviary listens on loopback only.
-    headers.append((ROLE_HEADER, key.role.encode() if key is not None else b"admin"))
-    headers.append((KEY_HEADER, key.id.encode() if key is not None else b""))
+    headers.append((ROLE_HEADER, role.encode()))
     path = scope["raw_path"].decode("ascii")
     query: bytes = scope["query_string"]
     if query:
@@ -51,8 +51,6 @@ async def forward(
     leaving = Leaving(scope, receive)
     try:
         await _pass(client, control, scope["method"], path, headers, body, send)
-    except ConnectFailed as error:
-        raise Unavailable(f"The control process cannot be reached: {error}") from error
     except asyncio.CancelledError:
         if not leaving.left:
             raise
@@ -70,7 +68,10 @@ async def _pass(
     body: bytes,
     send: Send,
 ) -> None:
-    response = await client.request(control, method, path, headers, body, silence_s=SILENCE_S)
+    try:
+        response = await client.request(control, method, path, headers, body, silence_s=SILENCE_S)
+    except WireError as error:
+        raise Unavailable(f"The control process does not answer: {error}.") from error
     try:
         kept = [(n, v) for n, v in response.headers if n not in HOP_BY_HOP]
         start = {"type": "http.response.start", "status": response.status, "headers": kept}
@@ -79,6 +80,7 @@ async def _pass(
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     except WireError as error:
-        raise Crashed("The control process broke off its answer.") from error
+        # The head is out: all that can be done is not to end the body, so that the client notices.
+        log.warning("the control process broke off its answer", path=path, error=str(error))
     finally:
         response.close()

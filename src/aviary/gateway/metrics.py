@@ -150,7 +150,7 @@ class Metrics:
         self.cost_usd = 0.0
 
 
-def render(extra: CollectorRegistry | None = None) -> bytes:
+def render() -> bytes:
     """The text of `/metrics` for all workers.
 
     Blocking (it reads every worker's file): call it in a thread.
@@ -158,7 +158,5 @@ def render(extra: CollectorRegistry | None = None) -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        text = generate_latest(registry)
-    else:
-        text = generate_latest()
-    return text + (generate_latest(extra) if extra is not None else b"")
+        return generate_latest(registry)
+    return generate_latest()

@@ -148,6 +148,8 @@ def describe(view: ModelView) -> str:
         return "none is running"
     parts = []
     for replica in view.replicas[:4]:
-        detail = f" ({replica.detail})" if replica.detail else ""
+        # Why one failed may be nobody's business but the administrator's: it stands in the logs.
+        tells = replica.detail and replica.state is ReplicaState.STARTING
+        detail = f" ({replica.detail})" if tells else ""
         parts.append(f"{replica.state}{detail}")
     return "; ".join(parts)

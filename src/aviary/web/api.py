@@ -20,14 +20,22 @@ from aviary.core.errors import Forbidden, ModelNotFound, SpecError
 from aviary.version import __version__
 from aviary.web import shapes
 from aviary.web.ports import Control, KeyRow
+from aviary.weights.address import redact
+from aviary.wire.asgi import ROLE_HEADER
 
+ROLE = ROLE_HEADER.decode()
 HEARTBEAT_S = 10.0
 MOST_PROBLEMS = 20
 
 
+def is_admin(request: Request) -> bool:
+    """Whether an administrator asks."""
+    return request.headers.get(ROLE) == "admin"
+
+
 def admin(request: Request) -> None:
     """Let administrators pass."""
-    if request.headers.get("x-aviary-role") != "admin":
+    if not is_admin(request):
         raise Forbidden(
             "This needs an admin key.",
             hint="Make one with `aviary keys create NAME --role admin`.",
@@ -89,13 +97,14 @@ def _add_models(router: APIRouter, control: Control) -> None:
         return shapes.Models(models=await all_models())
 
     @router.get("/models/{model}")
-    async def get_model(model: str) -> shapes.ModelDetail:
-        """One model, with its spec."""
+    async def get_model(model: str, request: Request) -> shapes.ModelDetail:
+        """One model; administrators get its spec too (it may name private places)."""
         spec = fleet.spec(model)
         found = next((entry for entry in await all_models() if entry.id == model), None)
         if found is None:
             raise ModelNotFound(f"There is no model {model[:100]!r}.", param="model")
-        return shapes.ModelDetail(**found.model_dump(), spec=spec.model_dump(mode="json"))
+        shown = _shown_spec(spec) if is_admin(request) else None
+        return shapes.ModelDetail(**found.model_dump(), spec=shown)
 
     @router.get("/models/{model}/events", response_class=StreamingResponse)
     async def model_events(model: str, history: Lines = 20) -> StreamingResponse:
@@ -181,6 +190,17 @@ def parse_spec(data: dict[str, Any]) -> ModelSpec:
             for problem in error.errors(include_url=False)[:MOST_PROBLEMS]
         ]
         raise SpecError("The spec is wrong: " + "; ".join(problems) + ".") from None
+
+
+def _shown_spec(spec: ModelSpec) -> dict[str, Any]:
+    """The spec as JSON, its addresses without users, passwords and queries."""
+    data = spec.model_dump(mode="json")
+    source = data.get("source")
+    if source is not None:
+        source["uri"] = redact(source["uri"]) if source["uri"] else None
+        for name in ("parts", "mirrors"):
+            source[name] = [redact(address) for address in source[name]]
+    return data
 
 
 def _key(row: KeyRow) -> shapes.Key:

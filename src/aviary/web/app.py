@@ -26,6 +26,8 @@ from aviary.web.api import make_router
 from aviary.web.openapi import describe_openai_routes
 from aviary.web.ports import Control
 from aviary.wire.asgi import (
+    ROLE_HEADER,
+    SNAPSHOTS_PATH,
     TOKEN_HEADER,
     Receive,
     Scope,
@@ -36,7 +38,6 @@ from aviary.wire.asgi import (
     send_error,
 )
 
-SNAPSHOTS_PATH = "/internal/snapshots"
 HEARTBEAT_S = 5.0
 SWAGGER = {
     "swagger-ui-bundle.js": "application/javascript",
@@ -61,6 +62,9 @@ class ControlApp:
         if not hmac.compare_digest(token, self._token):
             await send_error(send, NotAuthorized("Only gateways of this Aviary are answered."))
         elif scope["path"] == SNAPSHOTS_PATH:
+            if find_header(scope["headers"], ROLE_HEADER) is not None:
+                await send_error(send, RouteMissing("This is not for clients."))
+                return
             await self._snapshots(receive, send)
         else:
             await self._web(scope, receive, send)
@@ -110,11 +114,13 @@ def make_web(control: Control) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
     )
     app.include_router(make_router(control))
     app.add_exception_handler(AviaryError, _on_aviary_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
     describe_openai_routes(app)
 
     @app.get("/", include_in_schema=False)
@@ -154,6 +160,10 @@ def _response(error: AviaryError) -> Response:
 async def _on_aviary_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, AviaryError)  # noqa: S101 - registered for nothing else
     return _response(error)
+
+
+async def _on_bug(_request: Request, error: Exception) -> Response:
+    return _response(AviaryError(f"Aviary failed: {type(error).__name__}."))
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> Response:

@@ -90,7 +90,7 @@ class Model(BaseModel):
 class ModelDetail(Model):
     """One model with its spec."""
 
-    spec: dict[str, Any]
+    spec: dict[str, Any] | None = Field(description="For administrators; else null.")
 
 
 class Models(BaseModel):

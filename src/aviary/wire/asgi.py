@@ -25,6 +25,10 @@ EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
 
 TOKEN_HEADER = b"x-aviary-token"
 """Carries the cluster's internal token; replicas and control server answer only to it."""
+ROLE_HEADER = b"x-aviary-role"
+"""Says to the control process whose request a gateway worker forwards: admin, user or none."""
+SNAPSHOTS_PATH = "/internal/snapshots"
+"""Where gateway workers follow the fleet's snapshots; never forwarded for clients."""
 LOAD_HEADER = b"x-aviary-load"
 """A replica's load on each of its answers: `running,waiting,slots`."""
 

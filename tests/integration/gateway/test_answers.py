@@ -353,6 +353,29 @@ def test_api_status_and_models(aviary: Running) -> None:
         assert "not available in this version" in refused.json()["error"]["message"]
 
 
+def test_pages_of_strangers_are_not_answered_while_there_are_no_keys(aviary: Running) -> None:
+    for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+        with aviary.client(headers=headers) as client:
+            for answer in (
+                client.post("/v1/chat/completions", json=chat("quick", "x")),
+                client.post("/api/models", json={"id": "x", "engine": {"kind": "fake"}}),
+                client.get("/v1/models"),
+            ):
+                assert answer.status_code == 403, answer.text
+                assert "keys create" in answer.json()["error"]["message"]
+
+
+def test_nothing_but_the_public_paths_reaches_the_control_process(aviary: Running) -> None:
+    with aviary.client() as client:
+        for path in ("/internal/snapshots", "/internal/state", "//api/models", "/apix", "/x"):
+            assert client.get(path).status_code == 404, path
+        unknown = client.get("/api/nonsense")
+        assert unknown.status_code == 404
+        assert unknown.json()["error"]["code"] == "not_found"
+        assert client.get("/api/models/").status_code == 404
+        assert client.get("/healthz").headers["x-request-id"].startswith("req-")
+
+
 def test_replicas_answer_only_with_the_internal_token(aviary: Running) -> None:
     replica = aviary.model("quick")["replicas"][0]
     answer = httpx2.post(

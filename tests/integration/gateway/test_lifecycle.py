@@ -302,6 +302,14 @@ def test_keys(fresh: Callable[..., Running]) -> None:
         assert client.get("/api/keys", headers=user).status_code == 403
         forged = {**user, "x-aviary-role": "admin"}
         assert client.get("/api/keys", headers=forged).status_code == 403
+        for path in ("/internal/snapshots", "/api/../internal/snapshots", "/docs/../api/keys"):
+            hidden = client.get(path, headers=user)
+            assert hidden.status_code in (403, 404), f"{path}: {hidden.text[:200]}"
+        assert client.get("/docs/swagger-ui-bundle.js").status_code == 200
+        assert client.post("/docs", content=b"x").status_code in (405, 413)
+        assert client.get("/api/models/a", headers=user).json()["spec"] is None
+        assert client.get("/api/models/a", headers=admin).json()["spec"]["id"] == "a"
+        assert client.get("/readyz").json()["ready"] == 1
         listed = client.get("/api/keys", headers=admin)
         assert {key["name"] for key in listed.json()["keys"]} == {"boss", "app"}
         assert new["secret"] not in listed.text
