@@ -10,13 +10,14 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
 from aviary.auth.keys import issue
+from aviary.config.loader import parse_spec
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import Forbidden, ModelNotFound, SpecError
+from aviary.config.strict_yaml import MAX_BYTES
+from aviary.core.errors import BodyTooLarge, Forbidden, ModelNotFound
 from aviary.version import __version__
 from aviary.web import shapes
 from aviary.web.ports import Control, KeyRow
@@ -25,7 +26,6 @@ from aviary.wire.asgi import ROLE_HEADER
 
 ROLE = ROLE_HEADER.decode()
 HEARTBEAT_S = 10.0
-MOST_PROBLEMS = 20
 
 
 def is_admin(request: Request) -> bool:
@@ -43,6 +43,12 @@ def admin(request: Request) -> None:
 
 
 ADMIN = [Depends(admin)]
+SPEC_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object", "title": "Model spec"}}},
+    }
+}
 Lines = Annotated[int, Query(ge=0, le=2000)]
 
 
@@ -119,10 +125,15 @@ def _add_models(router: APIRouter, control: Control) -> None:
 
         return _event_stream(follow())
 
-    @router.post("/models", status_code=202, dependencies=ADMIN)
-    async def add_model(spec: Annotated[dict[str, Any], Body()]) -> shapes.Applied:
+    @router.post("/models", status_code=202, dependencies=ADMIN, openapi_extra=SPEC_BODY)
+    async def add_model(request: Request) -> shapes.Applied:
         """Serve a model as its spec (as JSON) says; replaces a model of the same id."""
-        parsed = parse_spec(spec)
+        text = bytearray()
+        async for piece in request.stream():
+            text += piece
+            if len(text) > MAX_BYTES:
+                raise BodyTooLarge(f"A spec has at most {MAX_BYTES:,} bytes.")
+        parsed = await asyncio.to_thread(parse_spec, bytes(text), "spec")
         return shapes.Applied(model=parsed.id, action=await fleet.apply(parsed))
 
     @router.delete("/models/{model}", dependencies=ADMIN)
@@ -174,22 +185,6 @@ def _add_keys(router: APIRouter, control: Control) -> None:
         row = await asyncio.to_thread(store.revoke, key)
         await control.observed.keys_changed()
         return _key(row)
-
-
-def parse_spec(data: dict[str, Any]) -> ModelSpec:
-    """A spec from JSON.
-
-    Raises:
-        SpecError: naming every field that is wrong.
-    """
-    try:
-        return ModelSpec.model_validate(data)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'spec'}: {problem['msg']}"
-            for problem in error.errors(include_url=False)[:MOST_PROBLEMS]
-        ]
-        raise SpecError("The spec is wrong: " + "; ".join(problems) + ".") from None
 
 
 def _shown_spec(spec: ModelSpec) -> dict[str, Any]:
