@@ -640,3 +640,43 @@ async def test_a_dropped_client_leaves_no_responses_behind(serve: Start, client:
         await ask(client, upstream.target)
     gc.collect()
     assert sum(isinstance(thing, Response) for thing in gc.get_objects()) == 0
+
+
+@pytest.mark.parametrize("at", ["first", "later", "after a full sink"])
+async def test_a_sink_that_raises_fails_its_response_only(
+    serve: Start, client: Client, at: str
+) -> None:
+    async def endless(connection: Connection, head: bytes, body: bytes) -> None:
+        if body == b"{}":
+            await connection.send(OK)
+            return
+        await connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            await connection.send(b"1\r\nx\r\n")
+            await asyncio.sleep(0.01)
+
+    upstream = await serve(endless)
+    loose: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: loose.append(context))
+    response = await client.request(upstream.target, "POST", "/", body=b"endless")
+    if at == "first":
+        await asyncio.sleep(0.05)  # something is there already
+    cause = ValueError("the sink is broken")
+    calls = 0
+
+    def sink(data: bytes) -> bool:
+        nonlocal calls
+        calls += 1
+        if at == "first" or calls > 2:
+            raise cause
+        return at != "after a full sink"
+
+    async with asyncio.timeout(3):
+        with pytest.raises(UpstreamLost) as caught:
+            await response.pump(sink, lambda: asyncio.sleep(0.03))
+        response.close()
+        assert caught.value.__cause__ is cause
+        assert caught.value.sent
+        await upstream.closed.get()  # the upstream learns of it
+    assert await ask(client, upstream.target) == b"ok"
+    assert loose == []

@@ -248,6 +248,15 @@ class _Connection(asyncio.Protocol):
         )
         self.abort()
 
+    def fail_sink(self, cause: Exception) -> None:
+        """End the present request: whoever takes its answer cannot."""
+        error = UpstreamLost(
+            f"the answer from {self.target} could not be handed on: {cause!r}", sent=True
+        )
+        error.__cause__ = cause
+        self._fail(error)
+        self.abort()
+
     def _fail(self, error: WireError) -> None:
         if self._response is not None:
             self._response.error = error
@@ -354,7 +363,7 @@ class Response:
             The last bytes, which the sink did not get; may be empty.
 
         Raises:
-            UpstreamLost: when the answer broke off.
+            UpstreamLost: when the answer broke off, or the sink raised (then that is the cause).
             UpstreamSilent: when nothing came for too long.
         """
         self.sink = sink
@@ -368,7 +377,8 @@ class Response:
                 self._full = False
                 if self.pieces and not self.complete:
                     self.pour()
-                self._connection.resume()
+                if self.error is None:
+                    self._connection.resume()
                 continue
             await self._connection.wait()
         last = b"".join(self.pieces)
@@ -376,12 +386,20 @@ class Response:
         return last
 
     def pour(self) -> None:
-        """Hand what is there to the sink; pause the upstream when the sink is full."""
+        """Hand what is there to the sink; pause the upstream when the sink is full.
+
+        A sink that raises fails this response and nothing else.
+        """
         pieces = self.pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.unread = 0
-        if self.sink is not None and not self.sink(data):
+        try:
+            takes_more = self.sink is None or self.sink(data)
+        except Exception as error:
+            self._connection.fail_sink(error)
+            return
+        if not takes_more:
             self._full = True
             self._connection.pause()
             self._connection.wake()
@@ -435,8 +453,10 @@ class Client:
     ) -> Response:
         """Send a request and wait for the answer's head.
 
-        A request that fails on a kept connection before any byte came back is sent once more on a
-        new one: the upstream had closed the old one while it idled.
+        A request that fails on a kept connection before any byte came back is sent again, in the
+        end on a fresh one: the upstream had most likely closed the old one while it idled. This
+        applies to every caller and every method: an upstream that died of the request after it
+        began to work may see the same request twice.
 
         Args:
             target: The upstream.

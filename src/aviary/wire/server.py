@@ -1,16 +1,20 @@
 """Running an ASGI app on a socket that is already bound: uvicorn with httptools and uvloop.
 
-Our protocol class answers broken HTTP in OpenAI's error shape and bounds the size of a request's
-head, which httptools does not.
+Our protocol class answers broken HTTP in OpenAI's error shape and bounds what httptools and uvicorn
+do not: the size of a request's head and trailers, the time a head takes, and how long a client may
+leave its answer unread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import re
 import socket
+import sys
+import termios
 from collections.abc import Callable, Generator
 from typing import Any, cast
 
@@ -23,6 +27,11 @@ from aviary.wire.asgi import BODY_PIPE, error_body
 
 HEAD_LIMIT_BYTES = 64 * 1024
 KEEP_ALIVE_S = 75
+HEAD_DEADLINE_S = 20.0
+"""Longest time from the first byte of a request to the end of its head."""
+CLIENT_STALL_S = 120.0
+"""Longest time a client may take nothing of an answer that waits for it."""
+_STALL_LOOKS = 4
 GC_THRESHOLDS = (20_000, 20, 50)
 
 
@@ -115,7 +124,10 @@ class BodyPipe:
         return not cycle.flow.write_paused
 
     async def drained(self) -> None:
-        """Wait until the client's side can take more."""
+        """Wait until the client's side can take more, or has left.
+
+        A client that takes nothing for `CLIENT_STALL_S` has left.
+        """
         await self._cycle.flow.drain()
 
 
@@ -123,19 +135,26 @@ class StrictHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a bounded head and errors that OpenAI's clients can read.
 
     Besides, it declines offers of another protocol (Java's client offers HTTP/2 each time; the
-    parser would take the body for that protocol), and tells every request of a lost connection,
-    pipelined ones included, that its client has left.
+    parser would take the body for that protocol), drops trailers, and tells every request of a lost
+    connection, pipelined ones included, that its client has left.
     """
 
-    _head_bytes = 0
+    _head_bytes = 0  # of this head; within a body: read since its last piece
+    _trailer_bytes = 0
     _in_head = False
     _in_body = False
+    _body_came = False
     _pipes: tuple[BodyPipe, ...] = ()
+    _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection."""
         corked = CorkedTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", corked))
+        self.timeout_keep_alive_task = self.loop.call_later(  # the first bytes cancel it
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; whatever it cannot take ends the connection with a 400."""
@@ -145,24 +164,54 @@ class StrictHttpProtocol(HttpToolsProtocol):
             super().data_received(data)
             if self._in_head:  # what is not complete the parser keeps to itself
                 self._count(len(data))
+                if self._head_timer is None:
+                    self._time_head(was_busy=False)
+            elif self._in_body:
+                if self._body_came:
+                    self._body_came, self._head_bytes = False, 0
+                else:  # only a part of a chunk's size, or of trailers
+                    self._count(len(data))
+            elif self._head_timer is None and (not self._pipes or self.cycle.response_complete):
+                self._time_head(was_busy=False)  # empty lines
         except Exception:  # a callback refused what it got: non-ASCII target, head too large, …
             if not self.transport.is_closing():
                 self.send_400_response("The HTTP request's head is invalid or too large.")
 
     def on_message_begin(self) -> None:
         """Start counting the head anew."""
-        self._head_bytes = 0
+        self._head_bytes = self._trailer_bytes = 0
         self._in_head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header as uvicorn does (not by `super`: this is called often); drop a trailer."""
+        if self._in_body:
+            self._trailer_bytes += len(name) + len(value) + 4
+            if self._trailer_bytes > HEAD_LIMIT_BYTES:
+                raise _HeadTooLarge
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """Start the request, with the body pipe in its scope; remember it until it is answered."""
-        self._in_head, self._in_body = False, True
+        self._in_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
         super().on_headers_complete()
+        self._in_body = self._body_came = True
         scope = cast("dict[str, Any]", self.scope)  # the app's task has not begun yet
         pipe = BodyPipe(self.cycle)
         scope["extensions"] = {BODY_PIPE: pipe}
         self._pipes = (*(other for other in self._pipes if not other.finished), pipe)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._body_came = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that the next bytes are a head."""
@@ -173,6 +222,48 @@ class StrictHttpProtocol(HttpToolsProtocol):
         """Tell every request; uvicorn tells only the newest one."""
         self._leave()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        for timer in (self._head_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._stall_timer = None
+
+    def pause_writing(self) -> None:
+        """Begin to watch whether the client still reads."""
+        super().pause_writing()
+        if self._stall_timer is None:
+            self._time_stall(-1, 0)
+
+    def resume_writing(self) -> None:
+        """It does."""
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _time_stall(self, before: int, looks: int) -> None:
+        """Abort the connection when the bytes that wait for the client do not change for long."""
+        waiting = _unread(self.transport)
+        looks = looks + 1 if waiting == before else 0
+        if looks == _STALL_LOOKS:
+            self._stall_timer = None
+            self.transport.abort()
+        else:
+            self._stall_timer = self.loop.call_later(
+                CLIENT_STALL_S / _STALL_LOOKS, self._time_stall, waiting, looks
+            )
+
+    def _time_head(self, *, was_busy: bool) -> None:
+        self._head_timer = self.loop.call_later(HEAD_DEADLINE_S, self._head_is_late, was_busy)
+
+    def _head_is_late(self, was_busy: bool) -> None:
+        """Close the connection, unless it was us who did not read on for other requests' sake."""
+        self._head_timer = None
+        busy = not all(pipe.finished for pipe in self._pipes)
+        if busy or was_busy:
+            self._time_head(was_busy=busy)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def _leave(self) -> bool:
         """Tell running requests that the client has left; says whether an answer had begun."""
@@ -188,7 +279,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer broken HTTP, unless an answer has begun already; close the connection."""
-        if self._leave():
+        answered = self._in_body and self.cycle.response_complete
+        if self._leave() or answered:
             self.transport.close()
             return
         body = error_body(InvalidRequest(msg))
@@ -209,6 +301,17 @@ def _decline_upgrade(data: bytes) -> bytes:
     if end < 0:
         end = len(data)
     return _UPGRADE.sub(b"x-offer", data[:end]) + data[end:]
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Bytes that wait for the client, here and in the kernel."""
+    size = transport.get_write_buffer_size()
+    with contextlib.suppress(OSError, AttributeError):  # not every system tells
+        queued = fcntl.ioctl(
+            transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, b"\0" * 4
+        )
+        size += int.from_bytes(queued, sys.byteorder)
+    return size
 
 
 class _SignalFreeServer(uvicorn.Server):

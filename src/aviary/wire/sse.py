@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 DONE = b"data: [DONE]\n\n"
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class EventSplitter:
@@ -58,10 +59,15 @@ class _Choice(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts as the engine reports them."""
+    """Token counts as the engine reports them; never below zero."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Clamp what a broken engine says."""
+        self.prompt_tokens = max(0, self.prompt_tokens)
+        self.completion_tokens = max(0, self.completion_tokens)
 
 
 class _Chunk(msgspec.Struct):
@@ -119,7 +125,7 @@ def has_content(event: bytes) -> bool:
         return False
     try:
         chunk = _chunk.decode(data)
-    except msgspec.MsgspecError:
+    except _BROKEN:
         return False
     for choice in chunk.choices or ():
         delta = choice.delta
@@ -141,7 +147,7 @@ def usage_of_event(event: bytes) -> tuple[Usage | None, bool]:
     """Usage in the event, and whether the event carries nothing else (no choices)."""
     try:
         chunk = _usage_chunk.decode(payload(event))
-    except msgspec.MsgspecError:
+    except _BROKEN:
         return None, False
     return chunk.usage, chunk.usage is not None and not chunk.choices
 
@@ -150,5 +156,5 @@ def usage_of_answer(body: bytes) -> Usage | None:
     """Usage in a whole JSON answer."""
     try:
         return _answer.decode(body).usage
-    except msgspec.MsgspecError:
+    except _BROKEN:
         return None

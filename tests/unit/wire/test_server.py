@@ -5,12 +5,14 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from aviary.wire.asgi import ClientLeft, read_body, send_bytes
-from aviary.wire.server import server
+from aviary.wire import server as wire
+from aviary.wire.asgi import BODY_PIPE, ClientLeft, Leaving, read_body, send_bytes
+from aviary.wire.server import BodyPipe, server
 
 
 class App:
@@ -20,6 +22,7 @@ class App:
         self.paths: list[str] = []
         self.left: list[str] = []
         self.gate = asyncio.Event()
+        self.headers: list[list[tuple[bytes, bytes]]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -30,6 +33,13 @@ class App:
                     return
         path = scope["path"]
         self.paths.append(path)
+        self.headers.append(scope["headers"])
+        if path == "/early":
+            await send_bytes(send, 200, b"early")
+            return
+        if path == "/pour":
+            await self._pour(scope, receive, send)
+            return
         try:
             body = await read_body(receive, 10_000_000)
             if path == "/stream":
@@ -39,6 +49,22 @@ class App:
             await send_bytes(send, 200, body or path.encode(), [(b"content-type", b"text/plain")])
         except ClientLeft:
             self.left.append(path)
+
+    async def _pour(self, scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive, 10)
+        pipe: BodyPipe = scope["extensions"][BODY_PIPE]
+        leaving = Leaving(scope, receive)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while not self.gate.is_set():
+                if not pipe.write(b"x" * 50_000):
+                    await pipe.drained()
+        except asyncio.CancelledError:
+            leaving.swallow()
+            self.left.append("/pour")
+            return
+        leaving.stop()
+        await send({"type": "http.response.body", "body": b"end"})
 
     async def _stream(self, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -57,8 +83,7 @@ async def app() -> App:
     return App()
 
 
-@pytest.fixture
-async def connect(app: App) -> AsyncIterator[Connect]:
+async def serve(app: App) -> AsyncIterator[Connect]:
     listener = socket.create_server(("127.0.0.1", 0))
     serving = server(app, drain_s=1, handle_signals=False)
     task = asyncio.create_task(serving.serve(sockets=[listener]))
@@ -77,6 +102,12 @@ async def connect(app: App) -> AsyncIterator[Connect]:
     serving.should_exit = True
     await task
     listener.close()
+
+
+@pytest.fixture
+async def connect(app: App) -> AsyncIterator[Connect]:
+    async with contextlib.asynccontextmanager(serve)(app) as connect:
+        yield connect
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
@@ -293,3 +324,183 @@ async def test_bodies_may_speak_of_upgrades(connect: Connect) -> None:
             writer.write(piece)
             await asyncio.sleep(0.01)
         assert (await read_answer(reader))[2] == body
+
+
+CHUNKED = b"POST /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+
+
+@pytest.mark.parametrize("pieces", ["one", "two", "many"])
+async def test_trailers_are_dropped(connect: Connect, app: App, pieces: str) -> None:
+    reader, writer = await connect()
+    data = CHUNKED + b"0\r\nx-trailer: 1\r\nexpect: 100-continue\r\n\r\n"
+    size = {"one": len(data), "two": len(CHUNKED), "many": 7}[pieces]
+    for _ in range(2):
+        for begin in range(0, len(data), size):
+            writer.write(data[begin : begin + size])
+            await asyncio.sleep(0.005)
+        assert (await read_answer(reader))[2] == b"abc"
+    assert app.headers == [[(b"transfer-encoding", b"chunked")]] * 2
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"0\r\n", b"a: " + b"x" * 995 + b"\r\n"),
+        (b"0\r\n", b"x" * 1000),
+        (b"0\r\na:", b"x" * 1000),
+        (b"3;x=", b"x" * 1000),
+    ],
+    ids=["lines", "name", "value", "chunk extension"],
+)
+async def test_trailers_are_bounded(connect: Connect, app: App, begin: bytes, more: bytes) -> None:
+    reader, writer = await connect()
+    writer.write(CHUNKED)
+    await asyncio.sleep(0.02)
+    writer.write(begin)
+    sent = 0
+    while sent < 200_000 and not reader._buffer:  # type: ignore[attr-defined]
+        writer.write(more)
+        sent += 1000
+        await asyncio.sleep(0.004)
+    assert 60_000 < sent < 72_000
+    await assert_refused(reader)
+    assert app.headers == [[(b"transfer-encoding", b"chunked")]]
+    assert app.left == ["/a"]
+
+
+async def test_many_trailers_at_once(connect: Connect, app: App) -> None:
+    reader, writer = await connect()
+    writer.write(CHUNKED + b"0\r\n" + b"a: b\r\n" * 20_000 + b"\r\n")
+    await assert_refused(reader)
+    assert all(headers == [(b"transfer-encoding", b"chunked")] for headers in app.headers)
+
+
+async def test_trailers_after_the_answer_get_no_second_one(connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(CHUNKED.replace(b"/a", b"/early"))
+    assert (await read_answer(reader))[2] == b"early"
+    writer.write(b"0\r\n" + b"a: b\r\n" * 20_000)
+    async with asyncio.timeout(3):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+
+async def test_large_chunked_bodies_are_no_trailers(connect: Connect) -> None:
+    reader, writer = await connect()
+    body = b"x" * 3_000_000
+    writer.write(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body))
+    writer.write(b"1\r\ny\r\n" * 50_000 + b"0\r\n\r\n")
+    assert len((await read_answer(reader))[2]) == 3_050_003
+
+
+async def closes_after(reader: asyncio.StreamReader, begun: float) -> float:
+    async with asyncio.timeout(3):
+        assert await reader.read() == b""
+    return monotonic() - begun
+
+
+@pytest.mark.parametrize("drip", [b"GET / HTTP/1.1\r\nx-a: b", b"GET /", b"\r\n", b"GET"])
+@pytest.mark.parametrize("after_a_request", [False, True])
+async def test_slow_heads(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, drip: bytes, after_a_request: bool
+) -> None:
+    monkeypatch.setattr(wire, "HEAD_DEADLINE_S", 0.3)
+    reader, writer = await connect()
+    if after_a_request:
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await read_answer(reader)
+        await asyncio.sleep(0.4)  # idle is not slow
+    begun = monotonic()
+    writer.write(drip)
+    closing = asyncio.create_task(closes_after(reader, begun))
+    while not closing.done() and monotonic() - begun < 2:
+        await asyncio.sleep(0.05)
+        writer.write(b"\r\n" if drip == b"\r\n" else b"" if drip == b"GET" else b"x")
+    assert 0.25 < await closing < 1
+
+
+async def test_a_head_in_pieces_within_its_time(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect
+) -> None:
+    monkeypatch.setattr(wire, "HEAD_DEADLINE_S", 0.3)
+    reader, writer = await connect()
+    for _ in range(3):
+        for piece in (b"GET /", b" HTTP/1.1\r\nhost: x", b"\r\n\r\n"):
+            writer.write(piece)
+            await asyncio.sleep(0.1)
+        assert (await read_answer(reader))[0] == 200
+    await asyncio.sleep(0.4)
+    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    assert (await read_answer(reader))[0] == 200
+
+
+async def test_a_late_head_does_not_cut_the_answer_before_it(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, app: App
+) -> None:
+    monkeypatch.setattr(wire, "HEAD_DEADLINE_S", 0.2)
+    reader, writer = await connect()
+    writer.write(b"GET /wait HTTP/1.1\r\n\r\nGET / HT")
+    await asyncio.sleep(0.5)
+    app.gate.set()
+    assert (await read_answer(reader))[2] == b"/wait"
+    writer.write(b"TP/1.1\r\n\r\nGET /")
+    assert (await read_answer(reader))[2] == b"/"
+    assert await closes_after(reader, monotonic()) < 1
+
+
+async def test_connections_that_never_send_anything(
+    monkeypatch: pytest.MonkeyPatch, app: App
+) -> None:
+    monkeypatch.setattr(wire, "KEEP_ALIVE_S", 0.3)
+    async with contextlib.asynccontextmanager(serve)(app) as connect:
+        silent, _ = await connect()
+        begun = monotonic()
+        reader, writer = await connect()
+        writer.write(b"GET /wait HTTP/1.1\r\n\r\n")
+        assert 0.25 < await closes_after(silent, begun) < 1
+        await asyncio.sleep(0.2)
+        app.gate.set()
+        assert (await read_answer(reader))[0] == 200
+
+
+async def test_a_client_that_stops_reading_has_left(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, app: App
+) -> None:
+    monkeypatch.setattr(wire, "CLIENT_STALL_S", 0.4)
+    reader, writer = await connect()
+    writer.write(b"GET /pour HTTP/1.1\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    begun = monotonic()
+    async with asyncio.timeout(3):
+        while app.left != ["/pour"]:
+            await asyncio.sleep(0.01)
+    assert monotonic() - begun > 0.3
+
+
+async def test_a_client_that_reads_slowly_stays(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, app: App
+) -> None:
+    monkeypatch.setattr(wire, "CLIENT_STALL_S", 0.4)
+    reader, writer = await connect()
+    writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    writer.write(b"GET /pour HTTP/1.1\r\n\r\n")
+    for _ in range(25):
+        await reader.read(60_000)
+        await asyncio.sleep(0.05)
+    assert app.left == []
+
+
+async def test_a_client_that_reads_again_in_time_stays(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, app: App
+) -> None:
+    monkeypatch.setattr(wire, "CLIENT_STALL_S", 0.6)
+    reader, writer = await connect()
+    writer.write(b"GET /pour HTTP/1.1\r\n\r\n")
+    for _ in range(3):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.4)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(200):
+            await reader.read(1 << 20)
+    assert app.left == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aviary.wire.sse import (
     DONE,
     EventSplitter,
+    any_content,
     encode_event,
     has_content,
     payload,
@@ -200,3 +201,44 @@ def test_usage_of_answers() -> None:
     assert (embeddings.prompt_tokens, embeddings.completion_tokens) == (3, 0)
     for body in (b'{"usage": null}', b"{}", b"", b"[]", b"not json", b'{"usage": 3}'):
         assert usage_of_answer(body) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices": ' + b"[" * 100_000,
+        b'{"usage": ' + b'{"a": ' * 100_000,
+        b'{"x": ' + b"[" * 100_000,
+    ],
+    ids=["deep choices", "deep usage", "deep"],
+)
+def test_endless_nesting_is_no_content_and_no_usage(data: bytes) -> None:
+    event = b"data: " + data + b"\n\n"
+    assert not has_content(event)
+    assert not any_content(event)
+    assert usage_of_event(event) == (None, False)
+    assert usage_of_answer(data) is None
+
+
+def test_text_that_is_not_utf8() -> None:
+    event = (
+        b'data: {"choices": [{"delta": {"content": "\xff"}}], "usage": {"prompt_tokens": 1}}\n\n'
+    )
+    assert not has_content(event)
+    assert usage_of_event(event)[0] is not None  # no need to read the text
+    for data in (
+        b'{"usage": {"prompt_tokens": "\xff"}}',
+        b'{"choices": "\xff"}',
+        b"\xff",
+        b'"\xff"',
+    ):
+        assert usage_of_event(b"data: " + data) == (None, False)
+        assert usage_of_answer(data) is None
+        assert not has_content(b"data: " + data)
+
+
+def test_counts_are_never_negative() -> None:
+    body = b'{"usage": {"prompt_tokens": -5, "completion_tokens": -1}, "choices": []}'
+    for usage in (usage_of_answer(body), usage_of_event(b"data: " + body + b"\n\n")[0]):
+        assert usage is not None
+        assert (usage.prompt_tokens, usage.completion_tokens) == (0, 0)
