@@ -23,9 +23,10 @@ import structlog
 from aviary.backends.logbook import Logbook
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import StartFailed
+from aviary.core.errors import DoesNotFit, NotAvailable
 from aviary.core.states import ReplicaState, ReplicaView
 from aviary.process.child import Backoff, Child
+from aviary.process.environment import inherited
 from aviary.replica.boot import BOOT_ENV, ReplicaBoot
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ NOTICE_S = 0.3
 """Time for gateways to hear that a replica stops, before it does."""
 ROLL_DEADLINE_S = 900.0
 CAUSE_LINES = 3
+GB = 1e9
 
 
 class _Place:
@@ -124,17 +126,24 @@ class _Place:
         if state is ReplicaState.FAILED and self._child is not None:
             self._owner.keep(asyncio.create_task(self._child.stop(STOP_S)))
 
-    async def stop(self, drain_s: float) -> None:
-        """Let running answers end, then end the process and give up the place."""
+    def give_up(self) -> None:
+        """Count as leaving from now on; `stop` must follow."""
         if not self._stopping:
             self._stopping = True
             self._set(ReplicaState.STOPPING, "draining")
-            if drain_s > STOP_S:
-                await asyncio.sleep(NOTICE_S)
-            if self._child is not None and self._child.returncode is None:
-                await self._child.stop(drain_s)
-            else:
-                self.task.cancel()
+
+    async def stop(self, drain_s: float) -> None:
+        """Let running answers end, then end the process and give up the place.
+
+        May be called again, to drain for a shorter time.
+        """
+        self.give_up()
+        if drain_s > STOP_S:
+            await asyncio.sleep(NOTICE_S)
+        if self._child is not None and self._child.returncode is None:
+            await self._child.stop(drain_s)
+        else:
+            self.task.cancel()
         await asyncio.wait([self.task])
 
 
@@ -166,7 +175,7 @@ class LocalBackend:
             log_format=settings.log_format,
         )
         environment = {
-            **os.environ,
+            **inherited(),
             BOOT_ENV: msgspec.json.encode(boot).decode(),
             "PYTHONUNBUFFERED": "1",
         }
@@ -190,34 +199,39 @@ class LocalBackend:
         task.add_done_callback(self._background.discard)
 
     async def deploy(self, spec: ModelSpec, replicas: int) -> None:
-        """Run the spec; replicas of an older version leave when the new ones are ready."""
-        if spec.resources.gpus > 0 or spec.resources.nodes > 1:
-            raise StartFailed(
-                f"{spec.id}: the local backend of this version places no GPUs.",
-                hint="Set resources.gpus to 0.",
-            )
+        """Run the spec; replicas of an older version leave when the new ones are ready.
+
+        Raises:
+            NotAvailable: it asks for what this backend does not place.
+            DoesNotFit: it asks for more memory than this machine has.
+        """
+        check_placeable(spec, replicas)
         logbook = self._logbooks.get(spec.id)
         if logbook is None:
             logbook = self._logbooks[spec.id] = Logbook(self._settings.log_dir, spec.id)
         places = self._places.setdefault(spec.id, [])
         staying = [place for place in places if not place.leaving]
         old = [place for place in staying if place.spec.hash != spec.hash]
-        for place in staying:
-            if place.spec.hash == spec.hash:
-                place.spec = spec
-        missing = replicas - (len(staying) - len(old))
-        new = [_Place(self, spec, logbook) for _ in range(max(0, missing))]
+        current = [place for place in staying if place.spec.hash == spec.hash]
+        for place in current:
+            place.spec = spec
+        new = [_Place(self, spec, logbook) for _ in range(max(0, replicas - len(current)))]
         places.extend(new)
         if old:
-            self.keep(asyncio.create_task(self._roll(spec.id, old, new)))
+            self.keep(asyncio.create_task(self._roll(spec.id, old, current + new)))
         else:
             await self.scale(spec.id, replicas)
         self.notify()
 
     async def _roll(self, model: str, old: list[_Place], new: list[_Place]) -> None:
-        """Stop the old replicas once all new ones are ready."""
+        """Stop the old replicas once all new ones are ready, unless those leave, too."""
         deadline = time.monotonic() + ROLL_DEADLINE_S
-        while not all(place.view.state is ReplicaState.READY for place in new):
+        while True:
+            staying = [place for place in new if not place.leaving]
+            if new and not staying:
+                return  # superseded or removed
+            if all(place.view.state is ReplicaState.READY for place in staying):
+                break
             if time.monotonic() > deadline:
                 log.warning("new version did not become ready; the old one stays", model=model)
                 return
@@ -236,23 +250,35 @@ class LocalBackend:
         if surplus:
             # Those that serve nobody yet go first.
             ready_last = sorted(staying, key=lambda p: p.view.state is ReplicaState.READY)
-            self.keep(asyncio.create_task(self._leave(model, ready_last[: len(surplus)], DRAIN_S)))
+            leaving = ready_last[: len(surplus)]
+            for place in leaving:
+                place.give_up()
+            self.keep(asyncio.create_task(self._leave(model, leaving, DRAIN_S)))
         self.notify()
 
     async def _leave(self, model: str, places: list[_Place], drain_s: float) -> None:
         await asyncio.gather(*(place.stop(drain_s) for place in places))
         remaining = self._places.get(model, [])
-        self._places[model] = [place for place in remaining if place not in places]
+        remaining[:] = [place for place in remaining if place not in places]
         self.notify()
 
     async def remove(self, model: str) -> None:
-        """Drain and stop all replicas of the model."""
+        """Drain and stop the replicas that the model has now; those deployed later stay."""
         places = list(self._places.get(model, []))
+        for place in places:
+            place.give_up()
+        # A caller that is gone must not leave half of it behind.
+        removing = asyncio.create_task(self._remove(model, places))
+        self.keep(removing)
+        await asyncio.shield(removing)
+
+    async def _remove(self, model: str, places: list[_Place]) -> None:
         await self._leave(model, places, DRAIN_S)
-        self._places.pop(model, None)
-        logbook = self._logbooks.pop(model, None)
-        if logbook is not None:
-            logbook.close()
+        if not self._places.get(model):
+            self._places.pop(model, None)
+            logbook = self._logbooks.pop(model, None)
+            if logbook is not None:
+                logbook.close()
         self.notify()
 
     def replicas(self, model: str) -> tuple[ReplicaView, ...]:
@@ -284,6 +310,43 @@ class LocalBackend:
         for logbook in self._logbooks.values():
             logbook.close()
         self._logbooks.clear()
+
+
+def check_placeable(spec: ModelSpec, replicas: int) -> None:
+    """Whether this machine can hold the replicas, as far as the spec says what they need.
+
+    Raises:
+        NotAvailable: GPUs or several nodes are asked for.
+        DoesNotFit: more memory than the machine has is asked for.
+    """
+    resources = spec.resources
+    if resources.gpus > 0 or resources.accelerator or resources.nodes > 1:
+        raise NotAvailable(
+            f"{spec.id}: the local backend of this version places no GPUs and one node only.",
+            hint="Set resources.gpus to 0 and resources.nodes to 1, and leave out "
+            "resources.accelerator; or use --backend ray.",
+            param="resources",
+        )
+    if resources.memory_gb is None:
+        return
+    import psutil
+
+    memory = psutil.virtual_memory()
+    wanted_gb, total_gb = resources.memory_gb * replicas, memory.total / GB
+    if wanted_gb > total_gb:
+        raise DoesNotFit(
+            f"{spec.id}: {replicas} replicas of resources.memory_gb {resources.memory_gb:g} are "
+            f"{wanted_gb:g} GB; this machine has {total_gb:.1f} GB.",
+            hint="Ask for fewer replicas, or serve a smaller model or quantization.",
+            param="resources.memory_gb",
+        )
+    if wanted_gb > memory.available / GB:
+        log.warning(
+            "the model may not fit the free memory",
+            model=spec.id,
+            wanted_gb=wanted_gb,
+            free_gb=round(memory.available / GB, 1),
+        )
 
 
 def _describe_exit(code: int) -> str:

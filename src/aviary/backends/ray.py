@@ -29,7 +29,7 @@ from aviary.backends.ray_session import RayLost, Session, owner_of, short_folder
 from aviary.backends.ray_views import App, unplaceable
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import StartFailed
+from aviary.core.errors import NotAvailable, StartFailed
 from aviary.core.states import ReplicaState, ReplicaView
 from aviary.process.child import Backoff
 from aviary.wire.client import Target
@@ -156,7 +156,7 @@ class RayBackend:
     async def deploy(self, spec: ModelSpec, replicas: int) -> None:
         """Run the spec; an older version leaves when the new one is ready."""
         if spec.resources.nodes > 1:
-            raise StartFailed(
+            raise NotAvailable(
                 f"{spec.id}: replicas over several nodes are not available in this version.",
                 hint="Set resources.nodes to 1.",
             )
@@ -205,16 +205,24 @@ class RayBackend:
             self._wanted()
 
     async def remove(self, model: str) -> None:
-        """Drain and stop all replicas of the model."""
-        self._let_go(list(self._apps.get(model, ())))
+        """Drain and stop the replicas that the model has now; those deployed later stay."""
+        going = list(self._apps.get(model, ()))
+        self._let_go(going)
         deadline = time.monotonic() + DRAIN_DEADLINE_S
-        while self._apps.get(model) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self._left(model, going) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(LISTEN_S)
-        self._apps.pop(model, None)
-        book = self._logbooks.pop(model, None)
-        if book is not None:
-            book.close()
+        newer = [app for app in self._apps.get(model, ()) if all(app is not a for a in going)]
+        if newer:
+            self._apps[model] = newer
+        else:
+            self._apps.pop(model, None)
+            book = self._logbooks.pop(model, None)
+            if book is not None:
+                book.close()
         self._notify()
+
+    def _left(self, model: str, going: list[App]) -> bool:
+        return any(app is one for app in self._apps.get(model, ()) for one in going)
 
     def replicas(self, model: str) -> tuple[ReplicaView, ...]:
         """The model's replicas as known now."""
@@ -312,7 +320,8 @@ class RayBackend:
     def _gone(self, app: App) -> None:
         """Ray shows the application no more."""
         if app.leaving:
-            self._apps[app.spec.id] = [a for a in self._apps[app.spec.id] if a is not app]
+            apps = self._apps.get(app.spec.id, [])
+            apps[:] = [a for a in apps if a is not app]
         else:
             app.lost("its Serve application was deleted by someone else")
             app.name = self._name(app.spec)
@@ -374,16 +383,28 @@ class RayBackend:
         reader = LogReader()
         while True:
             await asyncio.sleep(TICK_S)
-            session = self._session
-            if session is None or not session.logs:
-                continue
-            for app in self._all:
-                for replica in self._seen.get(app.name, {}).get("replicas", ()):
-                    lines = await asyncio.to_thread(
-                        reader.read, Path(session.logs), session.node, replica
-                    )
-                    for line in lines:
-                        self._book(app.spec.id).add(replica["id"], line)
+            try:
+                await self._read_new_lines(reader)
+            except Exception:
+                log.exception("cannot read the replicas' logs")
+
+    async def _read_new_lines(self, reader: LogReader) -> None:
+        session = self._session
+        if session is None or not session.logs:
+            return
+        there = [
+            (app.spec.id, replica)
+            for app in self._all
+            for replica in self._seen.get(app.name, {}).get("replicas", ())
+        ]
+        reader.forget_all_but({replica["id"] for _, replica in there})
+        for model, replica in there:
+            lines = await asyncio.to_thread(reader.read, Path(session.logs), session.node, replica)
+            book = self._logbooks.get(model)
+            if book is None:
+                continue  # removed in the meantime
+            for line in lines:
+                book.add(replica["id"], line)
 
     def logs(self, model: str, lines: int) -> list[str]:
         """The last log lines of the model's replicas on this node."""

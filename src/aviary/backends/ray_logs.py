@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,17 @@ class LogReader:
             except OSError:  # gone, or not there yet
                 continue
         return lines
+
+    def forget_all_but(self, replicas: Collection[str]) -> None:
+        """Drop what is known of replicas that are gone.
+
+        Args:
+            replicas: Ids of those that are there.
+        """
+        for key in [key for key in self._files if key not in replicas]:
+            for file in self._files.pop(key):
+                self._at.pop(file, None)
+                self._rest.pop(file, None)
 
     def _read_file(self, file: Path) -> list[str]:
         at = self._at.get(file, 0)

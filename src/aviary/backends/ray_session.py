@@ -20,6 +20,7 @@ import psutil
 
 from aviary.core.errors import AviaryError, StartFailed
 from aviary.process.child import Child
+from aviary.process.environment import inherited
 
 SOCKET_FD_ENV = "AVIARY_RAY_DRIVER_FD"
 REPLY_LIMIT_BYTES = 64 * 1024 * 1024
@@ -70,10 +71,17 @@ class Session:
             StartFailed: the folder cannot be made.
             RayLost: Ray did not start.
         """
+        try:
+            await self._start()
+        except BaseException:
+            self.lost.set()  # whatever the cause: it is of no use any more
+            raise
+
+    async def _start(self) -> None:
         if self._address is None:
             self._make_folder()
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, SOCKET_FD_ENV: str(theirs.fileno()), "PYTHONUNBUFFERED": "1"}
+        environment = {**inherited(), SOCKET_FD_ENV: str(theirs.fileno()), "PYTHONUNBUFFERED": "1"}
         environment.pop("PROMETHEUS_MULTIPROC_DIR", None)
         if self._address is None:
             # A Ray of our own answers to nobody else; nothing of it is kept in the home folder.
@@ -92,14 +100,10 @@ class Session:
             ours.close()
             raise
         self._reading = asyncio.create_task(self._read(reader))
-        try:
-            if self._address is None:
-                place = await self.ask("start", START_S, temp_folder=str(self._folder))
-            else:
-                place = await self.ask("join", START_S, address=self._address)
-        except RayLost:
-            self.lost.set()
-            raise
+        if self._address is None:
+            place = await self.ask("start", START_S, temp_folder=str(self._folder))
+        else:
+            place = await self.ask("join", START_S, address=self._address)
         self.logs, self.node = place["logs"], place["node"]
 
     def _make_folder(self) -> None:

@@ -89,6 +89,7 @@ class App:
             if key not in views:
                 views[key] = self._next(self._newcomer(key), replica, answers.get(key))
         self.views = views
+        self._counted &= views.keys()
         if not views and seen["status"] == "DEPLOY_FAILED":
             self.refused(last_words(seen["message"]))
 

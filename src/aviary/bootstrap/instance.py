@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from aviary.auth.bind import check_bind, is_loopback
 from aviary.backends.local import LocalBackend
 from aviary.backends.logbook import Logbook
-from aviary.bootstrap.machine import listen, only_one, runtime_folder, url_of
+from aviary.bootstrap.machine import (
+    listen,
+    only_one,
+    raise_file_limit,
+    runtime_folder,
+    url_of,
+)
 from aviary.bootstrap.observed import Observed
 from aviary.bootstrap.upkeep import KeyPublisher, keep_in_order
 from aviary.bootstrap.workers import GatewayWorkers
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from aviary.web.app import ControlApp
 
 CONTROL_STOP_S = 1.0
+GATEWAY_LOG = "_gateway"
+"""Name of the workers' log; no model can have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class Instance:
     async def _start(self) -> None:
         """Bring up everything, in the order in which each part needs the one before."""
         plan, settings, exits = self._plan, self._settings, self._exits
+        raise_file_limit()  # first: children inherit it
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         exits.enter_context(only_one(settings.home))
         open_without_keys = plan.insecure or is_loopback(plan.host)
@@ -162,17 +171,23 @@ class Instance:
     def _background(self, work: Any) -> None:
         """Run something until the end; its failure ends this Aviary, visibly."""
         task = asyncio.create_task(work)
-
-        def ended(done: asyncio.Task[Any]) -> None:
-            if not done.cancelled() and done.exception() is not None and not self.failed.done():
-                self.failed.set_exception(done.exception() or RuntimeError())
+        self._watch(task)
 
         async def stop() -> None:
             task.cancel()
             await asyncio.wait([task])
 
-        task.add_done_callback(ended)
         self._exits.push_async_callback(stop)
+
+    def _watch(self, task: asyncio.Task[Any]) -> None:
+        """A task that ends before it is cancelled ends this Aviary, visibly."""
+
+        def ended(done: asyncio.Task[Any]) -> None:
+            if not done.cancelled() and not self.failed.done():
+                error = done.exception() or RuntimeError(f"{done.get_name()} has ended")
+                self.failed.set_exception(error)
+
+        task.add_done_callback(ended)
 
     def _start_workers(self, listener: socket.socket, runtime: Path) -> None:
         settings = self._settings
@@ -186,10 +201,11 @@ class Instance:
             log_level=settings.log_level,
             log_format=settings.log_format,
         )
-        logbook = Logbook(settings.log_dir, "gateway")
+        logbook = Logbook(settings.log_dir, GATEWAY_LOG)
         workers = GatewayWorkers(boot, runtime / "metrics", logbook, self.fleet.set_workers)
         self.worker_ready = workers.first_ready
-        workers.start(max(1, self._plan.workers))
+        for supervisor in workers.start(max(1, self._plan.workers)):
+            self._watch(supervisor)
         self._exits.push_async_callback(workers.stop)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import shutil
 import socket
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,11 @@ from aviary.core.errors import StartFailed
 
 PREFIX = "aviary-run-"
 SOCKET_PATH_LIMIT_BYTES = 100
+NEW_PREFIX = "aviary-new-"
+"""As long as `PREFIX`: of a folder that is not locked yet."""
+NEW_S = 60.0
+"""A folder that is still new after this time belongs to nobody."""
+MOST_FILES = 2**20
 
 
 @contextlib.contextmanager
@@ -56,17 +65,49 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-@contextlib.contextmanager
-def runtime_folder(parent: Path) -> Iterator[Path]:
-    """A private folder for sockets and metric files; those of dead instances are swept away."""
-    parent.mkdir(parents=True, exist_ok=True)
+def raise_file_limit() -> None:
+    """Allow this process and its children as many open files as the system lets them have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what dead instances of this user left; a living one holds the lock of its folder."""
     for old in parent.glob(f"{PREFIX}*"):
+        if _age_s(old) is None:
+            continue
         lock = filelock.FileLock(old / "lock")
         with contextlib.suppress(OSError, filelock.Timeout):
             lock.acquire(timeout=0)
             shutil.rmtree(old, ignore_errors=True)
             lock.release()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    for old in parent.glob(f"{NEW_PREFIX}*"):
+        age_s = _age_s(old)
+        if age_s is not None and age_s > NEW_S:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _age_s(folder: Path) -> float | None:
+    """Seconds since its last change; `None` when it is no folder of this user."""
+    try:
+        about = folder.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+        return None
+    return time.time() - about.st_mtime
+
+
+@contextlib.contextmanager
+def runtime_folder(parent: Path) -> Iterator[Path]:
+    """A private folder for sockets and metric files; those of dead instances are swept away."""
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent)
+    folder = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=parent))
     if len(str(folder / "aviary-xxxxxxxx" / "engine.sock").encode()) > SOCKET_PATH_LIMIT_BYTES:
         folder.rmdir()
         raise StartFailed(
@@ -75,6 +116,8 @@ def runtime_folder(parent: Path) -> Iterator[Path]:
         )
     lock = filelock.FileLock(folder / "lock")
     lock.acquire()
+    # Only now others may look whether it is still in use: no start can sweep away another's folder.
+    folder = folder.rename(parent / folder.name.replace(NEW_PREFIX, PREFIX, 1))
     try:
         yield folder
     finally:

@@ -31,11 +31,13 @@ class KeyPublisher:
         self._keys = keys
         self._fleet = fleet
         self._open_without_keys = open_without_keys
+        self._publishing = asyncio.Lock()
 
     async def now(self) -> None:
         """Publish what is stored; returns when every gateway worker has been told."""
-        active = await asyncio.to_thread(self._keys.active)
-        self._fleet.set_keys(keys_to_publish(active, open_without_keys=self._open_without_keys))
+        async with self._publishing:  # else what was read first might be published last
+            active = await asyncio.to_thread(self._keys.active)
+            self._fleet.set_keys(keys_to_publish(active, open_without_keys=self._open_without_keys))
         await self._fleet.everywhere(DELIVERED_WITHIN_S)
 
     async def poll(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import structlog
 from aviary.backends.logbook import Logbook
 from aviary.gateway.boot import BOOT_ENV, WorkerBoot
 from aviary.process.child import Backoff, Child, keep_running
+from aviary.process.environment import inherited
 
 log = structlog.get_logger()
 
@@ -43,9 +43,10 @@ class GatewayWorkers:
         self._supervisors: list[asyncio.Task[None]] = []
         self.first_ready = asyncio.Event()
 
-    def start(self, count: int) -> None:
-        """Start the workers."""
+    def start(self, count: int) -> list[asyncio.Task[None]]:
+        """Start the workers; returns their supervisors, which end only when cancelled."""
         self._supervisors = [asyncio.create_task(self._supervise(index)) for index in range(count)]
+        return self._supervisors
 
     async def stop(self) -> None:
         """Stop the workers, soon; answers in progress get a moment."""
@@ -58,7 +59,7 @@ class GatewayWorkers:
 
     async def _supervise(self, index: int) -> None:
         environment = {
-            **os.environ,
+            **inherited(),
             BOOT_ENV: msgspec.json.encode(self._boot).decode(),
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics),
             "PYTHONUNBUFFERED": "1",
@@ -76,12 +77,13 @@ class GatewayWorkers:
         def on_start(child: Child) -> None:
             self._children[index] = child
 
-        def on_exit(code: int, delay_s: float) -> None:
-            pid = self._children[index].pid
+        def on_exit(code: int | None, delay_s: float) -> None:
+            child = self._children.pop(index, None)  # none: it could not be started
             self._ready.discard(index)
             self._changed(len(self._ready))
-            _forget_metrics(self._metrics, pid)
-            log.warning("gateway worker ended", status=code, pid=pid, retry_in_s=delay_s)
+            if child is not None:
+                log.warning("gateway worker ended", status=code, pid=child.pid, retry_in_s=delay_s)
+                _forget_metrics(self._metrics, child.pid)
 
         await keep_running(spawn, backoff=Backoff(), on_start=on_start, on_exit=on_exit)
 

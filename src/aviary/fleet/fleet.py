@@ -37,6 +37,7 @@ class Fleet:
         self._readers: dict[object, int] = {}
         self._snapshot = Snapshot()
         self._changed = asyncio.Event()
+        self._applying = asyncio.Lock()  # held for moments only: no backend waits in `deploy`
         self._seen: dict[str, ReplicaView] = {}
         self.events: Feed[Event] = Feed()
         backend.subscribe(self.refresh)
@@ -48,39 +49,36 @@ class Fleet:
 
         Raises:
             NotAvailable: this version has no such engine.
+            AviaryError: the backend refuses it; then all stays as it was.
         """
         check_available(spec)
-        have = self._declared.get(spec.id)
-        if have is not None and have.spec == spec:
-            return "unchanged"
-        created = have.created if have is not None else time.time()
-        self._declared[spec.id] = Declared(spec, spec.replicas, created)
-        action: Action = "added" if have is None else "updated"
-        self._note(spec.id, action, f"spec {spec.hash}")
-        try:
+        async with self._applying:
+            have = self._declared.get(spec.id)
+            if have is not None and have.spec == spec:
+                return "unchanged"
             await self._backend.deploy(spec, spec.replicas)
-        except Exception:
-            # Refused: all stays as it was.
-            if have is not None:
-                self._declared[spec.id] = have
-            else:
-                self._declared.pop(spec.id, None)
+            created = have.created if have is not None else time.time()
+            self._declared[spec.id] = Declared(spec, spec.replicas, created)
+            action: Action = "added" if have is None else "updated"
+            self._note(spec.id, action, f"spec {spec.hash}")
             self.refresh()
-            raise
-        self.refresh()
-        return action
+            return action
 
     async def stop_model(self, model: str) -> None:
-        """Stop serving a model; answers in progress end first.
+        """Stop serving a model at once; returns when its answers in progress have ended.
+
+        It may be applied anew in the meantime: that is another model, which only shares its name.
 
         Raises:
             ModelNotFound: there is none of that name.
         """
-        if model not in self._declared:
-            raise ModelNotFound(f"There is no model {model[:100]!r} to stop.", param="model")
+        async with self._applying:
+            if self._declared.pop(model, None) is None:
+                raise ModelNotFound(f"There is no model {model[:100]!r} to stop.", param="model")
+            self._note(model, "stopped", "")
+            self.refresh()
+        # Nothing else runs before the backend has noted which replicas are to go.
         await self._backend.remove(model)
-        self._declared.pop(model, None)
-        self._note(model, "stopped", "")
         self.refresh()
 
     def spec(self, model: str) -> ModelSpec:

@@ -11,8 +11,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import Any
 
 import msgspec
+import structlog
 
 from aviary.process.lifeline import REPORT_FD_ENV
+
+log = structlog.get_logger()
 
 LINE_LIMIT_BYTES = 64 * 1024
 EVENT_LIMIT_BYTES = 1024 * 1024
@@ -203,22 +206,33 @@ async def keep_running(
     *,
     backoff: Backoff,
     on_start: Callable[[Child], None],
-    on_exit: Callable[[int, float], None],
+    on_exit: Callable[[int | None, float], None],
 ) -> None:
     """Run a child and replace it whenever it ends, until cancelled; then the caller stops it.
+
+    One that cannot be started (no memory, no file descriptors) is tried again, like one that ended.
 
     Args:
         spawn: Starts one child.
         backoff: When to try again.
         on_start: Called with each new child.
-        on_exit: Called with exit status and the seconds until the next try.
+        on_exit: Called with exit status (`None`: it could not be started) and the seconds until
+            the next try. What it raises is logged.
     """
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()
-        child = await spawn()
-        on_start(child)
-        code = await child.wait()
+        code: int | None = None
+        try:
+            child = await spawn()
+        except OSError as error:
+            log.warning("cannot start a process", cause=str(error))
+        else:
+            on_start(child)
+            code = await child.wait()
         delay_s = backoff.next_delay_s(loop.time() - started)
-        on_exit(code, delay_s)
+        try:
+            on_exit(code, delay_s)
+        except Exception:
+            log.exception("clearing up after a process failed")
         await asyncio.sleep(delay_s)

@@ -78,6 +78,46 @@ async def test_replicas_that_leave_do_not_count(backend: LocalBackend) -> None:
     await client.close()
 
 
+async def test_deployed_anew_while_it_is_removed(backend: LocalBackend) -> None:
+    await backend.deploy(spec_of(), 1)
+    await until(lambda: ready(backend))
+    [first] = ready(backend)
+    client = Client()
+    stream = await busy(first, client)
+    removing = asyncio.create_task(backend.remove("m"))
+    await asyncio.sleep(0)
+    await backend.deploy(spec_of(), 1)  # at once: `first` has that version, but is on its way out
+    await until(lambda: ready(backend) and ready(backend)[0].id != first.id)
+    assert not removing.done()
+    stream.close()
+    await removing
+    [second] = backend.replicas("m")
+    assert second.state is ReplicaState.READY
+    assert any(second.id.rpartition("/")[2] in line for line in backend.logs("m", 99))
+    await backend.remove("m")
+    assert (backend.replicas("m"), backend.logs("m", 99)) == ((), [])
+    await client.close()
+
+
+async def test_a_removal_goes_on_without_its_caller(backend: LocalBackend) -> None:
+    await backend.deploy(spec_of(), 1)
+    await until(lambda: ready(backend))
+    removing = asyncio.create_task(backend.remove("m"))
+    await asyncio.sleep(0)
+    removing.cancel()
+    await until(lambda: not backend.replicas("m"))
+
+
+async def test_a_superseded_version_is_waited_for_no_longer(backend: LocalBackend) -> None:
+    await backend.deploy(spec_of(), 1)
+    await until(lambda: ready(backend))
+    [first] = ready(backend)
+    await backend.deploy(spec_of(chat={"stop": ["x"]}), 1)
+    await backend.deploy(spec_of(), 1)  # back again, before the other was ready
+    await until(lambda: [view.id for view in backend.replicas("m")] == [first.id])
+    await until(lambda: not backend._background, 2)
+
+
 async def test_going_back_while_the_old_version_drains(backend: LocalBackend) -> None:
     old, new = spec_of(), spec_of(chat={"stop": ["x"]})
     await backend.deploy(old, 1)

@@ -20,6 +20,8 @@ class Scripted:
         self.calls: list[tuple[Any, ...]] = []
         self.views: dict[str, tuple[ReplicaView, ...]] = {}
         self.error: Exception | None = None
+        self.draining = asyncio.Event()
+        self.draining.set()
         self.changed: Callable[[], None] = lambda: None
 
     def set(self, model: str, *views: ReplicaView) -> None:
@@ -39,7 +41,9 @@ class Scripted:
 
     async def remove(self, model: str) -> None:
         self.calls.append(("remove", model))
-        self.set(model)
+        going = self.views.get(model, ())
+        await self.draining.wait()
+        self.set(model, *(view for view in self.views.get(model, ()) if view not in going))
 
     def replicas(self, model: str) -> tuple[ReplicaView, ...]:
         return self.views.get(model, ())
@@ -90,6 +94,7 @@ async def test_what_the_backend_refuses_was_never_applied(fleet: Fleet, backend:
         with pytest.raises(StartFailed):
             await fleet.apply(spec_of())
     assert fleet.snapshot.models == ()
+    assert fleet.events.last(9) == []
     backend.error = None
     await fleet.apply(spec_of())
     backend.error = StartFailed("no GPUs here")
@@ -151,6 +156,26 @@ async def test_stop(fleet: Fleet, backend: Scripted) -> None:
     for ask in (fleet.stop_model("a"), asyncio.to_thread(fleet.spec, "a")):
         with pytest.raises(ModelNotFound):
             await ask
+
+
+async def test_a_model_applied_while_its_namesake_drains(fleet: Fleet, backend: Scripted) -> None:
+    await fleet.apply(spec_of())
+    backend.draining.clear()
+    stopping = asyncio.create_task(fleet.stop_model("m"))
+    await asyncio.sleep(0)
+    assert fleet.snapshot.models == ()
+    with pytest.raises(ModelNotFound):
+        await fleet.stop_model("m")
+    async with asyncio.timeout(1):
+        assert await fleet.apply(spec_of()) == "added"
+    backend.set("m", *backend.replicas("m"), ReplicaView("m/2"))
+    backend.draining.set()
+    await stopping
+    assert fleet.spec("m") == spec_of()
+    [view] = fleet.snapshot.models
+    assert [replica.id for replica in view.replicas] == ["m/2"]
+    states = [event.state for event in fleet.events.last(99) if not event.replica]
+    assert states == ["added", "stopped", "added"]
 
 
 async def test_events_tell_each_change_once(fleet: Fleet, backend: Scripted) -> None:
