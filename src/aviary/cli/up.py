@@ -206,12 +206,12 @@ def _announce(instance: Instance, took_s: float, as_json: bool) -> None:
         for view in views
     ]
     columns = [
-        Column("model"),
-        Column("state"),
-        Column("replicas", right=True),
-        Column("engine"),
-        Column("context", right=True),
-        Column("about"),
+        Column("MODEL"),
+        Column("STATE"),
+        Column("READY", right=True),
+        Column("ENGINE"),
+        Column("CONTEXT", right=True),
+        Column("ABOUT"),
     ]
     print_table(columns, rows)
     ready = [view for view in views if view.state is ModelState.READY]
