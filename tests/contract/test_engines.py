@@ -449,6 +449,16 @@ async def soon_s(llama: Bench) -> float:
     return 1.0 + 4 * (monotonic() - began) / 7
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_long_prompt_gives_signs_of_life(llama: Bench, stream: bool) -> None:
+    response = await llama.open(COMPLETION, prompt=f"{stream} {LONG}", max_tokens=3, stream=stream)
+    pieces = [piece async for piece in response.body]
+    await response.body.aclose()
+    first = next(index for index, piece in enumerate(pieces) if piece)
+    assert first >= 3  # empty pieces, about one a batch
+    assert b"prompt_progress" not in b"".join(pieces)
+
+
 async def use_slots(bench: Bench, count: int, within_s: float) -> None:
     """So many slots can be used at once, soon: nothing abandoned holds them."""
     async with asyncio.timeout(within_s):

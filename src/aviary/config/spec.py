@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -24,6 +25,8 @@ from pydantic import (
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MAX_DURATION_S = 365 * 86400.0
+_MAX_DURATION_CHARS = 1000
 _MODEL_ID = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -31,27 +34,43 @@ def parse_duration(value: object) -> float:
     """Seconds of a duration such as `1h30m`, `500ms` or the number 30.
 
     Raises:
-        ValueError: when it is neither.
+        ValueError: when it is neither, not finite, or longer than 365 days.
     """
     if isinstance(value, bool):
         raise ValueError("a duration is a number of seconds or a text such as 30s, 10m, 2h")  # noqa: TRY004
     if isinstance(value, int | float):
-        return float(value)
+        return _bounded(value)
+    shown = repr(value)
     if isinstance(value, str):
-        parts = _DURATION.findall(value)
+        if len(value) > _MAX_DURATION_CHARS:
+            shown = f"a text of {len(value):,} characters"
+        parts = _DURATION.findall(value[:_MAX_DURATION_CHARS])
         if parts and "".join(number + unit for number, unit in parts) == value.strip():
-            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise ValueError(f"{value!r} is not a duration; write for example 500ms, 30s, 10m, 2h or 1h30m")
+            return _bounded(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    raise ValueError(f"{shown} is not a duration; write for example 500ms, 30s, 10m, 2h or 1h30m")
+
+
+def _bounded(seconds: float) -> float:
+    if not -MAX_DURATION_S <= seconds <= MAX_DURATION_S:  # NaN is not within either
+        raise ValueError("a duration is a finite number of seconds, at most 365 days")
+    return float(seconds) + 0.0  # no -0.0, which has no text
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back as the same number of seconds."""
-    if seconds != 0 and seconds < 1:
-        return f"{seconds * 1000:g}ms"
+    """A short text that `parse_duration` reads back as exactly the same number of seconds."""
+    if 0 < seconds < 1:
+        text = f"{_plain(float(f'{seconds * 1000:.15g}'))}ms"
+        if parse_duration(text) == seconds:
+            return text
     for unit in ("d", "h", "m"):
         if seconds >= _SECONDS[unit] and seconds % _SECONDS[unit] == 0:
-            return f"{seconds / _SECONDS[unit]:g}{unit}"
-    return f"{seconds:g}s"
+            return f"{_plain(seconds / _SECONDS[unit])}{unit}"
+    return f"{_plain(seconds + 0.0)}s"  # no -0
+
+
+def _plain(number: float) -> str:
+    """All of a number's digits, without an exponent."""
+    return f"{Decimal(repr(float(number))):f}".removesuffix(".0")
 
 
 Duration = Annotated[
@@ -62,17 +81,19 @@ Duration = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "number", "minimum": 0},
+                {"type": "number", "minimum": 0, "maximum": MAX_DURATION_S},
                 {"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"},
             ],
-            "description": "Seconds, or a text such as 500ms, 30s, 10m, 2h.",
+            "description": "Seconds, or a text such as 500ms, 30s, 10m, 2h; at most 365d.",
         }
     ),
 ]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Source(_Strict):

@@ -9,6 +9,7 @@ document is reported instead of constructed, so no input can make Python objects
 from __future__ import annotations
 
 import codecs
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)")
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 _MAX_INT = 2**63
+_NOT_LITERAL = re.compile(f"[\x85\u2028\u2029]|{Reader.NON_PRINTABLE.pattern}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TRUE = frozenset({"yes", "true", "on"})
 _HINTS = (
     ("found character '\\t'", "a tab is used to indent", "Indent with spaces."),
@@ -131,13 +134,31 @@ def decode(data: bytes) -> str:
         raise Unreadable(Problem(position, (), message, "Save the file as UTF-8.")) from None
 
 
+def _json_as_yaml(text: str) -> str:
+    """JSON's text so that YAML 1.1 reads the same; any other text as it is.
+
+    In JSON, tabs stand only outside of texts, and the characters that YAML does not allow or takes
+    for line breaks only inside of them.
+    """
+    if len(text) > MAX_BYTES or not text.lstrip().startswith("{"):
+        return text
+    if "\t" not in text and not _NOT_LITERAL.search(text):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    text = text.replace("\t", " ")
+    return _NOT_LITERAL.sub(lambda odd: f"\\u{ord(odd.group()):04x}", text)
+
+
 def read(text: str) -> Document:
     """Read one YAML document.
 
     Raises:
         Unreadable: when there is nothing that could be checked further.
     """
-    text = text.removeprefix("\ufeff")
+    text = _json_as_yaml(text.removeprefix("\ufeff"))
     if len(text) > MAX_BYTES:
         raise Unreadable(Problem(None, (), f"is larger than the {MAX_BYTES:,} bytes allowed"))
     odd = Reader.NON_PRINTABLE.search(text)
@@ -292,6 +313,8 @@ class _Builder:
         if node.style is None:
             self._document.written[path] = text
         if tag in ("str", "value"):
+            if node.style == '"' and _SURROGATE.search(text):
+                return self._joined(node, path)
             if node.style is None and _EXPONENT.fullmatch(text):
                 return self._number(node, path)
             return text
@@ -305,6 +328,14 @@ class _Builder:
             self._problem(node, path, f"{text} is read as a date", "Put it in quotes.")
             return None
         return self._tagged(node, path)
+
+    def _joined(self, node: yaml.ScalarNode, path: Path) -> str | None:
+        r"""The text with JSON's pairs of escapes (\ud83d\udc26) as the characters they mean."""
+        try:
+            return str(node.value).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            self._problem(node, path, "holds half a character (a \\ud800 to \\udfff by itself)")
+            return None
 
     def _number(self, node: yaml.ScalarNode, path: Path) -> int | float | None:
         text, tag = str(node.value), node.tag.removeprefix(_TAG)

@@ -46,6 +46,27 @@ def scripted_text(body: dict[str, Any], tokens: int) -> list[str]:
     return result
 
 
+def until_stop(tokens: list[str], stop: str | list[str] | None) -> tuple[list[str], bool]:
+    """The tokens generated until a stop string is complete, and whether one was.
+
+    Their text ends before the stop string: the tokens that only made it up are empty.
+    """
+    stops = [stop] if isinstance(stop, str) else [text for text in stop or () if text]
+    text = ""
+    for count, token in enumerate(tokens, 1):
+        text += token
+        found = [at for at in (text.find(wanted) for wanted in stops if wanted) if at >= 0]
+        if not found:
+            continue
+        left = min(found)
+        shown = []
+        for made in tokens[:count]:
+            shown.append(made[:left])
+            left -= len(shown[-1])
+        return shown, True
+    return tokens, False
+
+
 def prompt_text(body: dict[str, Any]) -> str:
     """The last user message's text, or the prompt of a completion."""
     messages = body.get("messages")
@@ -95,6 +116,8 @@ class FakeTextEngine:
         chat = request.path == "/v1/chat/completions"
         if not chat and request.path != "/v1/completions":
             raise InvalidRequest(f"The fake engine does not serve {request.path}.")
+        if body.get("n") not in (None, 1):
+            raise InvalidRequest("The fake engine gives one answer; n must be 1.", param="n")
         prompt_tokens = count_words(body)
         if prompt_tokens >= self._engine.context_length:
             raise PromptTooLong(
@@ -108,7 +131,8 @@ class FakeTextEngine:
             self._engine.context_length - prompt_tokens,
         )
         tokens = scripted_text(body, most)
-        finish = "stop" if most == self._engine.tokens else "length"
+        tokens, stopped = until_stop(tokens, body.get("stop"))
+        finish = "stop" if stopped or most == self._engine.tokens else "length"
         self._requests += 1
         fault = next((f for f in self._engine.faults if self._requests % f.every == 0), None)
         if request.request_id == READINESS:
@@ -169,7 +193,8 @@ class FakeTextEngine:
                 await _sleep_until(loop, due)
                 due += self._engine.gap
                 sent += 1
-                yield chunk(token, None)
+                if token:
+                    yield chunk(token, None)
             if fault is not None:
                 await _commit(fault)
                 return
@@ -245,6 +270,7 @@ async def _fold(events: AsyncGenerator[bytes, None], chat: bool) -> AsyncGenerat
                     complete = True
                 elif data:
                     folder.add(msgspec.json.decode(data))
+            yield b""  # a sign of life
     if not complete:
         raise Crashed("The fake engine broke off, as its spec asks.")
     yield msgspec.json.encode(folder.answer())

@@ -7,7 +7,8 @@ that are child processes.
 
 Cancellation: llama.cpp notices a closed connection when it next writes to it. We therefore always
 ask for a stream, with progress events while the prompt is computed (one a batch), which are left
-out again here; whoever wanted one JSON document gets the stream folded into one.
+out again here (an empty piece instead says that the engine lives); whoever wanted one JSON document
+gets the stream folded into one.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from aviary.wire.client import Client, ConnectFailed, Response, Target, Upstream
 from aviary.wire.sse import EventSplitter, payload, split_events
 
 GGUF_MAGIC = b"GGUF"
-ANSWER_LIMIT_BYTES = 256 * 1024 * 1024
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 STREAMED = frozenset({"/v1/chat/completions", "/v1/completions"})
 ALIASES = frozenset({"n_predict", "n_cmpl"})
 """llama.cpp's own names of `max_tokens` and `n`: they would pass by the spec's hard limits."""
@@ -114,7 +115,7 @@ class LlamaCpp:
         params.n_batch = params.n_ubatch = engine.batch_tokens
         params.cache_ram_mib = engine.prompt_cache_mb
         # One thread of its HTTP pool serves a request to its end: one for each slot, and spare ones
-        # for health probes and token counting.
+        # for health probes.
         params.n_threads_http = engine.slots + 4
         params.warmup = False  # the replica's readiness generation does that
         threads = max(1, math.ceil(self._spec.resources.cpus))
@@ -197,9 +198,7 @@ class LlamaCpp:
         splitter = EventSplitter()
         try:
             while data := await response.read():
-                whole = events.feed(splitter.feed(data))
-                if whole:
-                    yield whole
+                yield events.feed(splitter.feed(data))  # nothing, for progress: a sign of life
         except WireError as error:
             raise self._wire_error(error) from error
 
@@ -217,6 +216,7 @@ class LlamaCpp:
                     if "error" in chunk:
                         raise self._error(data, 500)
                     folder.add(chunk)
+                yield b""  # a sign of life
         yield msgspec.json.encode(folder.answer())
 
     def _done(self, response: Response | None) -> None:
@@ -254,17 +254,6 @@ class LlamaCpp:
         if isinstance(error, ConnectFailed):
             return Crashed(f"{self._spec.id}: the engine does not answer: {error}")
         return Crashed(f"{self._spec.id}: the engine broke off: {error}")
-
-    async def count_tokens(self, body: dict[str, Any]) -> int:
-        """Tokens of a chat request's prompt, template included."""
-        response = await self._send("/v1/chat/completions/input_tokens", body)
-        try:
-            answer = await response.read_all(ANSWER_LIMIT_BYTES)
-        finally:
-            response.close()
-        if response.status != 200:
-            raise self._error(answer, response.status)
-        return int(msgspec.json.decode(answer)["input_tokens"])
 
     def stats(self) -> EngineStats:
         """The present load."""

@@ -53,7 +53,7 @@ class Admission:
         Raises:
             Overloaded: the line is full, or the longest wait is over.
         """
-        weight = min(weight, self._slots)
+        weight = max(1, min(weight, self._slots))
         if not self._line and self._free >= weight:
             self._free -= weight
             return Ticket(self, weight)

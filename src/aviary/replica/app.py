@@ -29,6 +29,7 @@ from aviary.core.ports import READINESS, Engine, EngineRequest, EngineResponse
 from aviary.core.states import ReplicaState
 from aviary.replica.admission import Admission
 from aviary.replica.prepare import ROUTES, decode_body, prepare, weight
+from aviary.replica.watch import Answer, SilenceLimit
 from aviary.wire.asgi import (
     LOAD_HEADER,
     TOKEN_HEADER,
@@ -44,7 +45,10 @@ from aviary.wire.asgi import (
     send_json,
 )
 
+HEALTH_EVERY_S = 5.0
 HEALTH_DEADLINE_S = 10.0
+HEALTH_FAILURES = 3
+"""After so many failed probes in a row the replica counts as failed and gets replaced."""
 START_DEADLINE_S = 3600.0
 
 log = structlog.get_logger()
@@ -76,6 +80,7 @@ class ReplicaApp:
         self._admission = Admission(spec.engine.slots, spec.limits.queue, spec.limits.wait)
         self._since = time.time()
         self._starter: asyncio.Task[None] | None = None
+        self._prober: asyncio.Task[None] | None = None
 
     # life cycle
 
@@ -102,6 +107,31 @@ class ReplicaApp:
             await asyncio.sleep(0)  # let queued progress calls run before the final state
             self._set(ReplicaState.READY, f"started in {time.monotonic() - began:.1f} s")
             log.info("ready", model=self.spec.id, seconds=round(time.monotonic() - began, 2))
+            self._prober = asyncio.create_task(self._keep_probing())
+
+    async def _keep_probing(self) -> None:
+        """Probe the engine now and then; fail after several failures in a row."""
+        failures = 0
+        while self.state is ReplicaState.READY:
+            await asyncio.sleep(HEALTH_EVERY_S)
+            try:
+                await self._probe()
+            except Exception as error:
+                failures += 1
+                cause = str(error) if isinstance(error, AviaryError) else repr(error)
+                log.warning("probe failed", model=self.spec.id, failures=failures, error=cause)
+                if failures >= HEALTH_FAILURES:
+                    detail = f"{failures} health probes in a row failed: {cause}"
+                    self._set(ReplicaState.FAILED, detail)
+            else:
+                failures = 0
+
+    async def _probe(self) -> None:
+        try:
+            async with asyncio.timeout(HEALTH_DEADLINE_S):
+                await self._engine.healthy()
+        except TimeoutError:
+            raise TimedOut("The engine did not answer its probe in time.") from None
 
     async def _prove(self) -> None:
         """One short generation: readiness means that this worked."""
@@ -122,9 +152,10 @@ class ReplicaApp:
     async def stop(self) -> None:
         """Free the engine."""
         self._set(ReplicaState.STOPPING, "")
-        if self._starter is not None:
-            self._starter.cancel()
-            await asyncio.wait([self._starter])
+        for task in (self._starter, self._prober):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         await self._engine.stop()
         self._set(ReplicaState.STOPPED, "")
 
@@ -204,11 +235,7 @@ class ReplicaApp:
         }
 
     async def _health(self, send: Send) -> None:
-        try:
-            async with asyncio.timeout(HEALTH_DEADLINE_S):
-                await self._engine.healthy()
-        except TimeoutError:
-            raise TimedOut("The engine did not answer its probe in time.") from None
+        await self._probe()
         await send_json(send, 200, {"status": "ok"})
 
     async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -221,7 +248,8 @@ class ReplicaApp:
         try:
             ticket = await self._admission.enter(weight(body))
             try:
-                response = await self._engine.generate(EngineRequest(path, body, request_id))
+                with self._silence_limit():
+                    response = await self._engine.generate(EngineRequest(path, body, request_id))
                 try:
                     await self._forward(response, send)
                 finally:
@@ -239,35 +267,41 @@ class ReplicaApp:
         """Send the engine's answer; the head goes out with the first bytes, not before.
 
         An error before them becomes a proper status; one after them ends a stream with an error
-        event and without `[DONE]`.
+        event and without `[DONE]`, and is the body of a JSON answer that had only signs of life.
         """
-        started = False
+
+        def headers() -> list[tuple[bytes, bytes]]:
+            return [*response.headers, (LOAD_HEADER, self._admission.load)]
+
+        answer = Answer(send, response.status, headers)
         try:
-            async for piece in response.body:
-                if not started:
-                    await self._send_head(response, send)
-                    started = True
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            with self._silence_limit() as silence:
+                async for piece in response.body:
+                    if not piece:
+                        silence.heard()
+                        continue
+                    silence.hold()  # a client that reads slowly is not the engine's silence
+                    await answer.piece(piece)
+                    silence.heard()
+            await answer.end()
+            self._check_begun(answer)
+            await answer.piece(b"", more=False)
         except Exception as caught:
-            if not started:
+            if not await answer.end():
                 raise
             log.warning("generation broke off", model=self.spec.id, error=repr(caught))
             error = caught if isinstance(caught, AviaryError) else EngineError("The engine failed.")
-            event = b"data: " + error_body(error) + b"\n\n"
-            await send({"type": "http.response.body", "body": event, "more_body": False})
-            return
-        if not started:
-            raise EngineError(f"{self.spec.id}: the engine answered nothing.")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            body = error_body(error)
+            await answer.piece(b"data: " + body + b"\n\n" if answer.streamed else body, more=False)
+        finally:
+            answer.stop()
 
-    async def _send_head(self, response: EngineResponse, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": response.status,
-                "headers": [*response.headers, (LOAD_HEADER, self._admission.load)],
-            }
-        )
+    def _check_begun(self, answer: Answer) -> None:
+        if not answer.begun:
+            raise EngineError(f"{self.spec.id}: the engine answered nothing.")
+
+    def _silence_limit(self) -> SilenceLimit:
+        return SilenceLimit(self.spec.limits.timeout, self.spec.id)
 
 
 def decode_view(body: bytes) -> dict[str, object]:

@@ -16,6 +16,9 @@ GENERATION_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
 ROUTES = GENERATION_ROUTES | {"/v1/embeddings"}
 SHOWN_CHARS = 60
 
+MOST_LOGPROBS = 20
+"""Alternatives a token; without a limit llama.cpp answers with its whole vocabulary for each."""
+
 
 def decode_body(raw: bytes) -> dict[str, Any]:
     """The JSON object in a request body.
@@ -38,11 +41,14 @@ def decode_body(raw: bytes) -> dict[str, Any]:
 
 def weight(body: dict[str, Any]) -> int:
     """How many sequences the request generates at once (`n` times the prompts)."""
+    return _prompts(body) * int(body.get("n") or 1)
+
+
+def _prompts(body: dict[str, Any]) -> int:
     prompt = body.get("prompt")
-    prompts = 1
     if isinstance(prompt, list) and prompt and not all(isinstance(part, int) for part in prompt):
-        prompts = len(prompt)
-    return prompts * int(body.get("n") or 1)
+        return len(prompt)
+    return 1
 
 
 def prepare(spec: ModelSpec, path: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +59,7 @@ def prepare(spec: ModelSpec, path: str, given: dict[str, Any]) -> dict[str, Any]
     """
     body = dict(given)
     body["model"] = spec.id
+    _check_n(spec, body)
     if path == "/v1/embeddings":
         if body.get("input") in (None, "", []):
             raise InvalidRequest("input is missing or empty.", param="input")
@@ -60,8 +67,11 @@ def prepare(spec: ModelSpec, path: str, given: dict[str, Any]) -> dict[str, Any]
     if path == "/v1/chat/completions":
         body["messages"] = _messages(spec, body.get("messages"))
     else:
-        _check_prompt(body.get("prompt"))
-    _check_n(spec, body)
+        _check_prompt(spec, body)
+    for name in ("top_logprobs", "n_probs"):
+        _check_count(body, name)
+    if path == "/v1/completions":
+        _check_count(body, "logprobs")
     for name in ("stream", "logprobs"):
         if name == "logprobs" and path == "/v1/completions":
             continue
@@ -103,12 +113,17 @@ def _messages(spec: ModelSpec, messages: object) -> list[Any]:
     return messages
 
 
-def _check_prompt(prompt: object) -> None:
-    if isinstance(prompt, str) and prompt:
-        return
-    if isinstance(prompt, list) and prompt:
-        return
-    raise InvalidRequest("prompt must be a text or a list, not empty.", param="prompt")
+def _check_prompt(spec: ModelSpec, body: dict[str, Any]) -> None:
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str | list) or not prompt:
+        raise InvalidRequest("prompt must be a text or a list, not empty.", param="prompt")
+    if weight(body) > spec.engine.slots:
+        raise InvalidRequest(
+            f"{_prompts(body)} prompts with n = {body.get('n', 1)} are {weight(body)} answers; "
+            f"model {spec.id} generates at most {spec.engine.slots} at once.",
+            hint="Send fewer prompts in one request.",
+            param="prompt",
+        )
 
 
 def _check_n(spec: ModelSpec, body: dict[str, Any]) -> None:
@@ -122,6 +137,17 @@ def _check_n(spec: ModelSpec, body: dict[str, Any]) -> None:
         raise InvalidRequest(
             f"n is {count}; model {spec.id} generates at most {spec.engine.slots} answers at once.",
             param="n",
+        )
+
+
+def _check_count(body: dict[str, Any], name: str) -> None:
+    value = body.get(name)
+    if value is None:
+        return
+    if type(value) is not int or not 0 <= value <= MOST_LOGPROBS:
+        raise InvalidRequest(
+            f"{name} must be a whole number from 0 to {MOST_LOGPROBS}, not {_shown(value)}.",
+            param=name,
         )
 
 

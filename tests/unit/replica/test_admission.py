@@ -76,6 +76,15 @@ async def test_more_than_all_slots_means_all_slots() -> None:
     assert admission.running == 0
 
 
+@pytest.mark.parametrize("weight", [0, -5])
+async def test_less_than_one_slot_means_one(weight: int) -> None:
+    admission = Admission(2, 10, 60)
+    ticket = await admission.enter(weight)
+    assert admission.running == 1
+    ticket.leave()
+    assert admission.running == 0
+
+
 async def test_a_ticket_leaves_once() -> None:
     admission = Admission(2, 10, 60)
     ticket, _ = await admission.enter(), await admission.enter()

@@ -17,6 +17,8 @@ from aviary.core.ports import EngineRequest, EngineResponse, Progress
 from aviary.core.states import ReplicaState
 from aviary.engines.fake import FakeTextEngine, scripted_text
 from aviary.engines.registry import create_engine
+from aviary.replica import app as app_module
+from aviary.replica import watch
 from aviary.replica.app import ReplicaApp
 from aviary.wire.client import Client, Response, Target, UpstreamLost, UpstreamSilent
 from aviary.wire.server import server
@@ -199,6 +201,56 @@ class Odd(FakeTextEngine):
         return response
 
 
+class Scripted:
+    """A body of pieces and pauses (seconds), with or without an error at its end."""
+
+    def __init__(self, *script: bytes | float | Exception) -> None:
+        self.script = list(script)
+        self.closed = False
+
+    def __aiter__(self) -> "Scripted":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self.script:
+            step = self.script.pop(0)
+            if isinstance(step, bytes):
+                return step
+            if isinstance(step, Exception):
+                raise step
+            await asyncio.sleep(step)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Player(FakeTextEngine):
+    """An engine whose answers, after the readiness generation, are given bodies."""
+
+    def __init__(self, head_s: float = 0.0) -> None:
+        super().__init__(spec_of().engine)  # type: ignore[arg-type]
+        self.next: Scripted | None = None
+        self.head_s = head_s
+        self.sick: Exception | float | None = None
+        self.probes = 0
+
+    async def generate(self, request: EngineRequest) -> EngineResponse:
+        response = await super().generate(request)
+        if self.next is not None:
+            await response.body.aclose()
+            await asyncio.sleep(self.head_s)
+            response.body = self.next
+        return response
+
+    async def healthy(self) -> None:
+        self.probes += 1
+        if isinstance(self.sick, Exception):
+            raise self.sick
+        if self.sick is not None:
+            await asyncio.sleep(self.sick)
+
+
 class Broken:
     """A body that breaks after its first piece with an error nobody expects."""
 
@@ -337,8 +389,10 @@ async def test_waiting_for_a_slot_has_an_end(start: Start) -> None:
 
 async def test_n_takes_as_many_slots(start: Start) -> None:
     replica = await start(spec_of({"slots": 4, "gap": "1s"}))
-    response = await replica.open(ask_for(n=3, stream=True))
-    assert response.header(b"x-aviary-load") == b"3,0,4"
+    prompts = {"prompt": ["a", "b", "c"], "stream": True}
+    response = await replica.open(prompts, "/v1/completions")
+    assert await response.read()
+    assert replica.app._admission.load == b"3,0,4"
     response.close()
     await replica.until(0)
 
@@ -468,3 +522,168 @@ async def test_stopping_ends_running_answers(start: Start) -> None:
     await replica.until(0)
     await replica.app.stop()
     assert replica.app.state is ReplicaState.STOPPED
+
+
+# silence
+
+
+SHORT = {"timeout": "200ms"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_hanging_engine_times_out_and_frees_its_slot(start: Start, stream: bool) -> None:
+    faults = [{"kind": "hang", "at_token": 0, "every": 2}]
+    replica = await start(spec_of({"slots": 1, "faults": faults}, limits=SHORT))
+    status, body, _ = await replica.ask(ask_for(stream=stream))
+    if stream:  # the role chunk was sent before
+        assert status == 200
+        assert error_of(body.split(b"\n\n")[-2][6:])["code"] == "engine_timeout"
+    else:
+        assert (status, error_of(body)["code"]) == (504, "engine_timeout")
+    await replica.until(0)
+    assert replica.app._engine.stats().running == 0
+    assert (await replica.ask(ask_for(stream=stream)))[0] == 200
+
+
+async def test_an_engine_that_does_not_even_begin_times_out(start: Start) -> None:
+    engine = Player(head_s=5)
+    replica = await start(spec_of(limits=SHORT), engine)
+    engine.next = Scripted(b"{}")
+    status, body, _ = await replica.ask(ask_for())
+    assert (status, error_of(body)["code"]) == (504, "engine_timeout")
+    assert "limits.timeout" in error_of(body)["message"]
+    await replica.until(0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_signs_of_life_are_no_silence(start: Start, stream: bool) -> None:
+    """Empty pieces: progress of a long prompt, or tokens of an answer that is not streamed."""
+    engine = Player()
+    replica = await start(spec_of(limits=SHORT), engine)
+    script: list[bytes | float] = [0.05, b""] * 12
+    body = engine.next = Scripted(*script, b"data: 1\n\n", 0.1, b"data: 2\n\n")
+    assert (await replica.ask(ask_for(stream=stream)))[:2] == (200, b"data: 1\n\ndata: 2\n\n")
+    assert body.closed
+
+
+async def test_long_answers_that_are_not_streamed_are_not_cut(start: Start) -> None:
+    replica = await start(spec_of({"gap": "50ms", "tokens": 12}, limits=SHORT))
+    status, body, _ = await replica.ask(ask_for())
+    assert status == 200
+    assert json.loads(body)["usage"]["completion_tokens"] == 12
+
+
+async def test_a_client_that_reads_slowly_is_not_the_engines_silence(start: Start) -> None:
+    engine = Player()
+    replica = await start(spec_of(limits={"timeout": "100ms"}), engine)
+    pieces = [b"data: " + b"x" * 500_000 + b"\n\n"] * 40
+    engine.next = Scripted(*pieces)
+    response = await replica.open(ask_for(stream=True))
+    await asyncio.sleep(0.5)
+    assert await response.read_all(1 << 30) == b"".join(pieces)
+    response.close()
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SIGN_OF_LIFE_S", 0.1)
+    monkeypatch.setattr(app_module, "HEALTH_EVERY_S", 0.05)
+    monkeypatch.setattr(app_module, "HEALTH_DEADLINE_S", 0.05)
+
+
+@pytest.mark.usefixtures("often")
+async def test_signs_of_life_while_there_is_nothing_to_send(start: Start) -> None:
+    engine = Player()
+    replica = await start(spec_of(), engine)
+    engine.next = Scripted(0.35, b'{"a": 1}')
+    status, body, response = await replica.ask(ask_for(), silence_s=0.3)
+    assert (status, body) == (200, b'   {"a": 1}')
+    assert response.header(b"x-aviary-load") == b"1,0,8"
+    await replica.app._engine.stop()
+    await replica.app._engine.start(lambda *_: None)
+    fake = FakeTextEngine(spec_of({"time_to_first_token": "250ms"}).engine)  # type: ignore[arg-type]
+    await fake.start(lambda *_: None)
+    replica.app._engine = fake
+    status, body, _ = await replica.ask(ask_for(stream=True), silence_s=0.2)
+    events = body.split(b"\n\n")
+    assert status == 200
+    assert events.count(b": ") == 2
+    assert events[-2] == b"data: [DONE]"
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("error", [EngineError("broke"), None])
+async def test_errors_after_signs_of_life(start: Start, error: EngineError | None) -> None:
+    engine = Player()
+    replica = await start(spec_of(), engine)
+    engine.next = Scripted(0.15, *([error] if error else []))
+    status, body, _ = await replica.ask(ask_for())
+    assert status == 200
+    assert body[:1] == b" "
+    assert error_of(body)["code"] == "engine_error"
+    engine.next = Scripted(0.05, *([error] if error else []))
+    status, body, _ = await replica.ask(ask_for())
+    assert (status, error_of(body)["code"]) == (502, "engine_error")  # early enough for a status
+    await replica.until(0)
+
+
+@pytest.mark.usefixtures("often")
+async def test_leaving_between_signs_of_life(start: Start) -> None:
+    replica = await start(spec_of({"time_to_first_token": "2s"}))
+    work = asyncio.create_task(replica.ask(ask_for()))
+    await asyncio.sleep(0.35)
+    work.cancel()
+    await replica.until(0)
+
+
+# health
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(
+    ("sick", "cause"),
+    [(EngineError("no pulse"), "no pulse"), (KeyError("x"), "KeyError('x')"), (9.0, "in time")],
+)
+async def test_an_engine_that_is_not_healthy_fails_its_replica(
+    start: Start, states: States, sick: Exception | float, cause: str
+) -> None:
+    engine = Player()
+    replica = await start(spec_of(), engine)
+    await asyncio.sleep(0.3)
+    assert engine.probes >= 3
+    assert replica.app.state is ReplicaState.READY
+    engine.sick = sick
+    async with asyncio.timeout(3):
+        while states[-1][0] is not ReplicaState.FAILED:
+            await asyncio.sleep(0.01)
+    assert states[-1][0] is ReplicaState.FAILED
+    assert "3 health probes in a row" in states[-1][1]
+    assert cause in states[-1][1]
+    assert (await replica.ask(ask_for()))[0] == 503
+    await replica.app.stop()
+    assert states[-1][0] is ReplicaState.STOPPED
+
+
+@pytest.mark.usefixtures("often")
+async def test_one_bad_probe_is_forgotten(start: Start) -> None:
+    engine = Player()
+    replica = await start(spec_of(), engine)
+    for _ in range(4):
+        seen = engine.probes
+        engine.sick = EngineError("a cold")
+        while engine.probes == seen:
+            await asyncio.sleep(0.005)
+        engine.sick = None
+        while engine.probes < seen + 2:
+            await asyncio.sleep(0.005)
+    assert replica.app.state is ReplicaState.READY
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("n", ["abc", -5, 0, 1.5, True, 99])
+async def test_a_wrong_n_harms_nobody(start: Start, path: str, n: Any) -> None:
+    replica = await start(spec_of())
+    body = {**ask_for(), "prompt": "a", "input": "a", "n": n}
+    status, answer, _ = await replica.ask(body, path)
+    assert (status, error_of(answer)["param"]) == (400, "n")
+    assert replica.app._admission.load == b"0,0,8"

@@ -54,6 +54,8 @@ KNOWN = {
     "stop": st.lists(st.text(max_size=3), max_size=3) | JSON,
     "stream": st.booleans() | JSON,
     "logprobs": st.booleans() | JSON,
+    "top_logprobs": st.integers(-2, 30) | JSON,
+    "n_probs": st.integers(-2, 30) | JSON,
     "temperature": JSON,
     "seed": JSON,
     "x_unknown": JSON,
@@ -82,10 +84,14 @@ def test_any_body_is_refused_or_obeys_the_limits(
     assert body["model"] == "m"
     assert "max_completion_tokens" not in body or path == EMBEDDINGS
     if path == EMBEDDINGS:
-        assert body == {**given_body, "model": "m"}
+        kept = {k: v for k, v in given_body.items() if k != "n" or v is not None}
+        assert body == {**kept, "model": "m"}
+        assert 1 <= body.get("n", 1) <= 4
         return
     assert 1 <= body.get("n", 1) <= 4
-    assert weight(body) >= 1
+    assert 1 <= weight(body) <= 4
+    for name in ("top_logprobs", "n_probs", *(["logprobs"] if path == COMPLETION else [])):
+        assert body.get(name) is None or 0 <= body[name] <= 20
     most = spec.limits.max_output_tokens
     if most is not None:
         assert 1 <= body["max_tokens"] <= most
@@ -194,6 +200,38 @@ def test_wrong_n(n: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         prepare(PLAIN, CHAT, {"messages": [USER], "n": n})
     assert caught.value.param == "n"
+
+
+@pytest.mark.parametrize("n", [0, -5, 5, "abc", True])
+def test_wrong_n_of_embeddings(n: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prepare(PLAIN, EMBEDDINGS, {"input": "x", "n": n})
+    assert caught.value.param == "n"
+
+
+@pytest.mark.parametrize("body", [{"prompt": ["a"] * 5}, {"prompt": ["a", "b", "c"], "n": 2}])
+def test_more_prompts_than_slots(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="at most 4 at once") as caught:
+        prepare(PLAIN, COMPLETION, body)
+    assert caught.value.param == "prompt"
+    prepare(PLAIN, COMPLETION, {"prompt": ["a", "b"], "n": 2})
+    prepare(PLAIN, COMPLETION, {"prompt": [1, 2, 3, 4, 5, 6]})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [(CHAT, "top_logprobs"), (CHAT, "n_probs"), (COMPLETION, "top_logprobs"),
+     (COMPLETION, "n_probs"), (COMPLETION, "logprobs")],
+)  # fmt: skip
+def test_log_probabilities_are_bounded(path: str, name: str) -> None:
+    base = {"messages": [USER], "prompt": "a"}
+    values: tuple[Any, ...] = (-1, 21, 10**30, 5.0, "5", True, [1], {})
+    for wrong in values:
+        with pytest.raises(InvalidRequest) as caught:
+            prepare(PLAIN, path, {**base, name: wrong})
+        assert caught.value.param == name
+    for good in (0, 20, None):
+        assert prepare(PLAIN, path, {**base, name: good})[name] == good
 
 
 @pytest.mark.parametrize(
