@@ -22,7 +22,7 @@ import pytest_asyncio
 from aviary.backends.local import LocalBackend
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import StartFailed
+from aviary.core.errors import NotAvailable
 from aviary.core.states import ReplicaState
 from aviary.wire.asgi import TOKEN_HEADER
 from aviary.wire.client import Client, Target
@@ -285,7 +285,7 @@ async def test_a_model_nobody_has_declared(running):
 async def test_what_cannot_be_placed_says_so(running, model):
     wanted = spec(model, resources={"gpus": 1000})
     if running.kind == "local":
-        with pytest.raises(StartFailed, match="GPU"):
+        with pytest.raises(NotAvailable, match="GPU"):
             await running.deploy(wanted, 1)
         return
     await running.deploy(wanted, 1)
