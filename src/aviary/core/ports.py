@@ -54,8 +54,8 @@ class EngineResponse:
     """The engine's answer: status, headers and the body as it comes.
 
     The body yields bytes as the engine produces them: for a streamed answer whole server-sent
-    events, for any other one JSON document. An empty piece is a sign of life: the engine works (on a
-    long prompt, or on a document that comes at its end). Closing the body cancels the generation.
+    events, for any other one JSON document. An empty piece is a sign of life: the engine works, on
+    a long prompt or on a document that comes at its end. Closing the body cancels the generation.
     """
 
     status: int
