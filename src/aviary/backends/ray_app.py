@@ -10,13 +10,11 @@ import msgspec
 from aviary.backends.ray_views import Answer, App
 from aviary.config.settings import Settings
 from aviary.core.errors import InvalidRequest
-from aviary.replica.app import decode_view
+from aviary.replica.asking import ask_state
 from aviary.replica.boot import ReplicaBoot
-from aviary.wire.asgi import TOKEN_HEADER
 from aviary.wire.client import Client, ConnectFailed, Target, WireError
 
 PROBE_S = 3.0
-ANSWER_BYTES = 1024 * 1024
 
 
 class Describer:
@@ -61,27 +59,19 @@ class Probe:
     """Asks replicas for their state, directly."""
 
     def __init__(self, token: str) -> None:
-        self._headers = [(TOKEN_HEADER, token.encode())]
+        self._token = token.encode()
         self._client: Client | None = None
 
     async def ask(self, target: Target, prefix: str) -> Answer:
         """What a replica says of itself."""
         if self._client is None:
             self._client = Client(connect_timeout_s=PROBE_S)
-        path = prefix + "/internal/state"
         try:
-            response = await self._client.request(
-                target, "GET", path, self._headers, silence_s=PROBE_S
-            )
-            try:
-                view = decode_view(await response.read_all(ANSWER_BYTES))
-            finally:
-                response.close()
+            return await ask_state(self._client, target, prefix, self._token, PROBE_S)
         except ConnectFailed as error:
             return f"its process does not answer: {error}"
         except (WireError, InvalidRequest):
             return None
-        return view if response.status == 200 and "state" in view else None
 
     async def close(self) -> None:
         """Close its connections."""

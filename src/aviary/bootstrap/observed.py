@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from aviary.core.errors import InvalidRequest
 from aviary.fleet.fleet import Fleet
-from aviary.wire.asgi import TOKEN_HEADER
+from aviary.replica.asking import ask_state
 from aviary.wire.client import Client, Target, WireError
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Observed:
     ) -> None:
         self._fleet = fleet
         self._url = log_url
-        self._token = token
+        self._token = token.encode()
         self._metrics = metrics
         self._publish_keys = publish_keys
         self._client = Client(connect_timeout_s=PROBE_S)
@@ -58,19 +57,10 @@ class Observed:
         return loads
 
     async def _state(self, target: Target, prefix: str) -> Mapping[str, Any]:
-        headers = [(TOKEN_HEADER, self._token.encode())]
         try:
-            response = await self._client.request(
-                target, "GET", prefix + "/internal/state", headers, silence_s=PROBE_S
-            )
-            try:
-                body = await response.read_all(1024 * 1024)
-            finally:
-                response.close()
-            state = msgspec.json.decode(body)
-        except (WireError, msgspec.DecodeError):
+            return await ask_state(self._client, target, prefix, self._token, PROBE_S)
+        except (WireError, InvalidRequest):
             return {}
-        return state if isinstance(state, dict) else {}
 
     async def totals(self) -> Mapping[str, Mapping[str, float]]:
         """What the request log adds up to; a second old at most."""

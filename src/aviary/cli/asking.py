@@ -17,7 +17,7 @@ from aviary.cli.client import (
     error_from,
     error_of,
     headers,
-    is_loopback,
+    is_local,
     mapped,
 )
 from aviary.config.settings import Settings
@@ -112,7 +112,7 @@ class Asker:
                 LONGEST_SILENCE_S, connect=CONNECT_TIMEOUT_S, write=60.0, pool=None
             ),
             limits=httpx2.Limits(max_connections=None),
-            trust_env=not is_loopback(self._url),
+            trust_env=not is_local(self._url),
         )
 
     async def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 from collections.abc import Iterator
 from types import TracebackType
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import msgspec
 
+from aviary.auth.bind import is_loopback
 from aviary.config.settings import Settings
 from aviary.core.errors import AviaryError, Forbidden, ModelNotFound, NotAuthorized, SpecError
 from aviary.wire.sse import EventSplitter, payload, split_events
@@ -116,7 +116,7 @@ class Client:
             base_url=self.url,
             headers=headers(settings),
             timeout=httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            trust_env=not is_loopback(self.url),
+            trust_env=not is_local(self.url),
         )
 
     def __enter__(self) -> Self:
@@ -217,15 +217,9 @@ def base_url(url: str) -> str:
     return text
 
 
-def is_loopback(url: str) -> bool:
+def is_local(url: str) -> bool:
     """Whether the address is on this machine, which no proxy should be asked for."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def headers(settings: Settings) -> dict[str, str]:

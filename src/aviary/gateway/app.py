@@ -25,7 +25,6 @@ from aviary.wire.asgi import (
     Receive,
     Scope,
     Send,
-    find_header,
     send_bytes,
     send_error,
     send_json,
@@ -130,10 +129,7 @@ class GatewayApp:
 
     @staticmethod
     def _identify(state: GatewayState, scope: Scope, *, admin: bool = False) -> KeyView | None:
-        headers = scope["headers"]
-        key = state.ring.identify(
-            find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
-        )
+        key = state.identify(scope)
         require(key, "admin" if admin else "user")
         return key
 

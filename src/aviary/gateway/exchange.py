@@ -156,6 +156,17 @@ class GatewayState:
             headers = scope["headers"]
             self.guard.check(find_header(headers, b"host"), find_header(headers, b"origin"))
 
+    def identify(self, scope: Scope) -> KeyView | None:
+        """Whose request it is; `None` while no key is needed.
+
+        Raises:
+            NotAuthorized: no good key was sent.
+        """
+        headers = scope["headers"]
+        return self.ring.identify(
+            find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
+        )
+
     def metrics_of(self, model: str) -> Metrics:
         """The model's metrics in this worker."""
         metrics = self.metrics.get(model)
@@ -226,12 +237,9 @@ class Exchange:
         """Serve the request; never raises for what client, replica or engine do wrong."""
         leaving: Leaving | None = None
         try:
-            headers = scope["headers"]
             self._state.check_hosts(scope)
-            self._key = self._state.ring.identify(
-                find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
-            )
-            check_length(headers, self._state.max_body_bytes)
+            self._key = self._state.identify(scope)
+            check_length(scope["headers"], self._state.max_body_bytes)
             body = await read_body(self._receive, self._state.max_body_bytes)
             self._received = perf_counter()
             self._peek = peek(body)

@@ -12,14 +12,12 @@ import os
 import time
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import (
     AviaryError,
     EngineError,
-    InvalidRequest,
     NotAuthorized,
     StartFailed,
     TimedOut,
@@ -302,14 +300,3 @@ class ReplicaApp:
 
     def _silence_limit(self) -> SilenceLimit:
         return SilenceLimit(self.spec.limits.timeout, self.spec.id)
-
-
-def decode_view(body: bytes) -> dict[str, object]:
-    """What `/internal/state` answered; raises `InvalidRequest` when it is not that."""
-    try:
-        view = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"not a replica's state: {error}") from error
-    if not isinstance(view, dict):
-        raise InvalidRequest("not a replica's state")
-    return view
