@@ -59,6 +59,7 @@ class App:
             while not self.gate.is_set():
                 if not pipe.write(b"x" * 50_000):
                     await pipe.drained()
+                await asyncio.sleep(0)  # a dead connection never says that it is full
         except asyncio.CancelledError:
             leaving.swallow()
             self.left.append("/pour")
