@@ -61,6 +61,7 @@ class _Place:
             node=os.uname().nodename,
             since=time.time(),
             restarts=restarts,
+            spec_hash=self.spec.hash,
         )
 
     def _set(self, state: ReplicaState, detail: str, **fields: Any) -> None:
@@ -198,6 +199,10 @@ class LocalBackend:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    def check(self, spec: ModelSpec, replicas: int) -> None:
+        """Whether the spec could run here; see `check_placeable`."""
+        check_placeable(spec, replicas)
+
     async def deploy(self, spec: ModelSpec, replicas: int) -> None:
         """Run the spec; replicas of an older version leave when the new ones are ready.
 
@@ -205,7 +210,7 @@ class LocalBackend:
             NotAvailable: it asks for what this backend does not place.
             DoesNotFit: it asks for more memory than this machine has.
         """
-        check_placeable(spec, replicas)
+        self.check(spec, replicas)
         logbook = self._logbooks.get(spec.id)
         if logbook is None:
             logbook = self._logbooks[spec.id] = Logbook(self._settings.log_dir, spec.id)

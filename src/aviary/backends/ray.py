@@ -153,13 +153,22 @@ class RayBackend:
 
     # what shall be
 
-    async def deploy(self, spec: ModelSpec, replicas: int) -> None:
-        """Run the spec; an older version leaves when the new one is ready."""
+    def check(self, spec: ModelSpec, replicas: int) -> None:
+        """Whether this version can run the spec.
+
+        Raises:
+            NotAvailable: one replica over several nodes is asked for.
+        """
+        del replicas
         if spec.resources.nodes > 1:
             raise NotAvailable(
                 f"{spec.id}: replicas over several nodes are not available in this version.",
                 hint="Set resources.nodes to 1.",
             )
+
+    async def deploy(self, spec: ModelSpec, replicas: int) -> None:
+        """Run the spec; an older version leaves when the new one is ready."""
+        self.check(spec, replicas)
         self._book(spec.id)
         apps = self._apps.setdefault(spec.id, [])
         staying = [app for app in apps if not app.leaving]

@@ -97,13 +97,19 @@ class App:
         restarts, cause = self._vacant.pop(0) if self._vacant else (0, "")
         detail = "Ray starts a process" + (f"; the one before: {cause}" if cause else "")
         return ReplicaView(
-            f"{self.spec.id}/{key}", detail=detail, since=time.time(), restarts=restarts
+            f"{self.spec.id}/{key}",
+            detail=detail,
+            since=time.time(),
+            restarts=restarts,
+            spec_hash=self.spec.hash,
         )
 
     def refused(self, cause: str) -> None:
         """Ray does not run it, or has given it up."""
         before = self.views.get(WHOLE)
-        view = before or ReplicaView(f"{self.spec.id}/{WHOLE}", since=time.time())
+        view = before or ReplicaView(
+            f"{self.spec.id}/{WHOLE}", since=time.time(), spec_hash=self.spec.hash
+        )
         self.views = {WHOLE: replace(view, state=ReplicaState.FAILED, detail=cause)}
 
     def _next(self, before: ReplicaView, replica: Mapping[str, Any], answer: Answer) -> ReplicaView:
@@ -135,6 +141,7 @@ class App:
             detail=detail,
             progress=progress,
             since=before.since if state is before.state else time.time(),
+            spec_hash=self.spec.hash,
         )
 
     def _vacate(self, key: str, restarts: int, cause: str) -> None:

@@ -213,6 +213,8 @@ EngineSpec = Annotated[
     Field(discriminator="kind"),
 ]
 
+NO_RESTART = {"scaling", "price", "description", "tags", "continue_streams"}
+"""Fields that no replica depends on: changing them restarts nothing."""
 NEEDS_SOURCE = frozenset({"llamacpp", "vllm"})
 
 
@@ -392,6 +394,10 @@ class ModelSpec(_Strict):
     adapters: tuple[Adapter, ...] = ()
     price: Price = Price()
     tags: tuple[str, ...] = ()
+    continue_streams: bool = Field(
+        default=True,
+        description="When a replica dies in the middle of an answer, another one goes on with it.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -417,7 +423,7 @@ class ModelSpec(_Strict):
         Replica counts, price, description and tags may change without restarting anything.
         """
         data = self.model_dump(
-            mode="json", exclude={"scaling", "price", "description", "tags"}, exclude_none=True
+            mode="json", exclude=NO_RESTART, exclude_none=True
         )
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -78,6 +78,12 @@ class Engine(Protocol):
     async def healthy(self) -> None:
         """Returns when the engine answers a cheap probe; raises `EngineError` when it cannot."""
 
+    async def sleep(self) -> None:
+        """Free what can be had again quickly: weights, KV cache. Only while nothing runs."""
+
+    async def wake(self, progress: Progress) -> None:
+        """Undo `sleep`; returns when generation is possible. Raises `StartFailed`."""
+
     async def stop(self) -> None:
         """Free all that the engine holds; running generations end. May be called twice."""
 
@@ -88,8 +94,14 @@ class Backend(Protocol):
     async def start(self) -> None:
         """Get ready to run replicas; raises `StartFailed`."""
 
+    def check(self, spec: Any, replicas: int) -> None:
+        """Raises `NotAvailable` or `DoesNotFit` for what could never run here."""
+
     async def deploy(self, spec: Any, replicas: int) -> None:
-        """Run `replicas` replicas of the spec; returns at once, states follow by `watch`."""
+        """Run `replicas` replicas of the spec, which may be none; returns at once.
+
+        Replicas of another version of the model leave once the new ones are ready.
+        """
 
     async def scale(self, model: str, replicas: int) -> None:
         """Change the number of replicas without restarting any that stay."""

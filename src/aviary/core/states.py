@@ -35,6 +35,7 @@ class ModelState(enum.StrEnum):
 
     READY = "ready"
     STARTING = "starting"
+    SLEEPING = "sleeping"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -55,6 +56,7 @@ class ReplicaView:
         node: The machine it runs on.
         since: Unix time in seconds of the last change of state.
         restarts: How often this replica's place had to be filled again.
+        spec_hash: Hash of the spec it serves.
     """
 
     id: str
@@ -68,6 +70,7 @@ class ReplicaView:
     node: str = ""
     since: float = 0.0
     restarts: int = 0
+    spec_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,9 @@ class ModelView:
         created: Unix time in seconds at which the model was first declared here.
         replicas: Its replicas, those that failed for good included.
         desired_replicas: How many the fleet wants.
+        asleep: The fleet lets it rest; a request wakes it.
+        continue_streams: Whether an answer whose replica died goes on at another.
+        wake_s: How long past wakes took, in seconds, when known.
     """
 
     id: str
@@ -109,14 +115,19 @@ class ModelView:
     created: float = 0.0
     replicas: tuple[ReplicaView, ...] = ()
     desired_replicas: int = 1
+    asleep: bool = False
+    continue_streams: bool = True
+    wake_s: float | None = None
 
     @property
     def state(self) -> ModelState:
-        """Ready if any replica is; else starting, failed or stopped."""
+        """Ready if any replica is; else sleeping, starting, failed or stopped."""
         states = {replica.state for replica in self.replicas}
-        if ReplicaState.READY in states or ReplicaState.SLEEPING in states:
+        if self.asleep:
+            return ModelState.SLEEPING
+        if ReplicaState.READY in states:
             return ModelState.READY
-        if ReplicaState.STARTING in states:
+        if ReplicaState.STARTING in states or ReplicaState.SLEEPING in states:
             return ModelState.STARTING
         if ReplicaState.FAILED in states:
             return ModelState.FAILED

@@ -235,6 +235,14 @@ class FakeTextEngine:
         if not self._started:
             raise Crashed("The engine is not running.")
 
+    async def sleep(self) -> None:
+        """Forget that it was started, until `wake`."""
+        self._started = False
+
+    async def wake(self, progress: Progress) -> None:
+        """Start again, as slowly as at first."""
+        await self.start(progress)
+
     async def stop(self) -> None:
         """Forget that it was started."""
         self._started = False
