@@ -187,3 +187,88 @@ class RequestLog(Protocol):
 
     def totals(self) -> Mapping[str, Mapping[str, float]]:
         """Per model: `requests`, `errors`, `prompt_tokens`, `completion_tokens`, `cost_usd`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeployment:
+    """A model that there shall be, as the store keeps it. Times are unix seconds.
+
+    Attributes:
+        model: The spec's id.
+        position: Its place in the order of declaration.
+        spec: The spec, as JSON has it.
+        previous: The spec to go back to while a new version rolls out; `None` when none does.
+        created: When the model was first declared.
+        changed: When this was last changed.
+        changed_by: Who changed it: id of an API key, or a word for what did.
+        memory_bytes: Memory that a replica was measured to take; `None` while unknown.
+        wake_s: How long it took to wake, in seconds; `None` while unknown.
+    """
+
+    model: str
+    position: int
+    spec: dict[str, Any]
+    previous: dict[str, Any] | None = None
+    created: float = 0.0
+    changed: float = 0.0
+    changed_by: str = ""
+    memory_bytes: int | None = None
+    wake_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """Something that happened to the fleet.
+
+    Attributes:
+        time: When, in unix seconds.
+        model: The model it happened to; empty when to none in particular.
+        kind: What happened, in a word (`added`, `ready`, `crashed`, …).
+        replica: The replica it happened to; empty when to none in particular.
+        detail: More of it, and why, in words.
+        changed_by: Who asked for it: id of an API key, or a word for what did.
+        seq: Its number, given by the store; later events have higher ones.
+    """
+
+    time: float
+    model: str
+    kind: str
+    replica: str = ""
+    detail: str = ""
+    changed_by: str = ""
+    seq: int = 0
+
+
+class FleetStore(Protocol):
+    """Keeps which models there shall be, and what happened. Blocking: call it in a thread.
+
+    Every method may raise `StoreError`.
+    """
+
+    def deployments(self) -> list[StoredDeployment]:
+        """What there shall be, in order of declaration."""
+
+    def save(
+        self,
+        put: Sequence[StoredDeployment],
+        delete: Sequence[str],
+        events: Sequence[StoredEvent],
+    ) -> None:
+        """Add or replace, delete, and note events: all or nothing, durable when this returns."""
+
+    def measured(
+        self, model: str, memory_bytes: int | None = None, wake_s: float | None = None
+    ) -> None:
+        """Note what was measured of a model that is stored; `None` changes nothing."""
+
+    def ever_saved(self) -> bool:
+        """Whether `save` was ever called: a fleet that was emptied on purpose is not a new one."""
+
+    def append_events(self, events: Sequence[StoredEvent]) -> None:
+        """Note events, all of them or none."""
+
+    def events(self, limit: int, model: str | None = None, after_seq: int = 0) -> list[StoredEvent]:
+        """The newest `limit` of the events after a number, the oldest of them first."""
+
+    def prune_events(self, keep: int) -> int:
+        """Delete all but the newest `keep` events; returns how many went."""

@@ -1,11 +1,11 @@
 """The store: what must outlive a process. The only room that imports SQLAlchemy.
 
-There are two logical databases, `state` (API keys; small, every write is fsynced) and `requests`
-(the request log; busy, may lose its last moments on a power cut). On SQLite each is a file, on
-PostgreSQL both share one database. `open_database` creates and migrates.
+There are two logical databases, `state` (API keys and the fleet; small, every write is fsynced) and
+`requests` (the request log; busy, may lose its last moments on a power cut). On SQLite each is a
+file, on PostgreSQL both share one database. `open_database` creates and migrates.
 
-Names are imported on first use, so that importing `aviary.store` costs nothing. `LogWriter` alone
-never loads SQLAlchemy by itself.
+Names are imported on first use, so that importing `aviary.store` costs nothing. `LogWriter` and
+`RecordWriter` alone never load SQLAlchemy by themselves.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aviary.store.database import Database, open_database
+    from aviary.store.fleet import FleetEventLog, SqlFleet
     from aviary.store.keys import KeyRow, SqlKeys
     from aviary.store.records import clean
     from aviary.store.requests import LatencySummary, SqlRequestLog
-    from aviary.store.writer import LogWriter
+    from aviary.store.writer import LogWriter, RecordWriter
 
 __all__ = [
     "Database",
+    "FleetEventLog",
     "KeyRow",
     "LatencySummary",
     "LogWriter",
+    "RecordWriter",
+    "SqlFleet",
     "SqlKeys",
     "SqlRequestLog",
     "clean",
@@ -33,9 +37,12 @@ __all__ = [
 
 _MODULES = {
     "Database": "database",
+    "FleetEventLog": "fleet",
     "KeyRow": "keys",
     "LatencySummary": "requests",
     "LogWriter": "writer",
+    "RecordWriter": "writer",
+    "SqlFleet": "fleet",
     "SqlKeys": "keys",
     "SqlRequestLog": "requests",
     "clean": "records",

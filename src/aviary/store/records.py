@@ -25,20 +25,20 @@ def to_row(record: RequestRecord) -> Row:
     """The record's columns, cleaned."""
     return {
         "id": clean_text(record.id, 128),
-        "time": _real(record.time) or 0.0,
+        "time": clean_real(record.time) or 0.0,
         "route": clean_text(record.route, 256),
         "model": clean_text(record.model, 256),
         "replica": clean_text(record.replica, 256),
         "key": clean_text(record.key, 64),
-        "status": _count(record.status) or 0,
+        "status": clean_count(record.status) or 0,
         "error": clean_text(record.error, 64),
         "stream": bool(record.stream),
-        "time_to_first_token_ms": _real(record.time_to_first_token_ms),
-        "latency_ms": _real(record.latency_ms) or 0.0,
-        "overhead_ms": _real(record.overhead_ms),
-        "prompt_tokens": _count(record.prompt_tokens),
-        "completion_tokens": _count(record.completion_tokens),
-        "cost_usd": _real(record.cost_usd),
+        "time_to_first_token_ms": clean_real(record.time_to_first_token_ms),
+        "latency_ms": clean_real(record.latency_ms) or 0.0,
+        "overhead_ms": clean_real(record.overhead_ms),
+        "prompt_tokens": clean_count(record.prompt_tokens),
+        "completion_tokens": clean_count(record.completion_tokens),
+        "cost_usd": clean_real(record.cost_usd),
     }
 
 
@@ -61,7 +61,7 @@ def clean_text(text: str, size: int) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text
 
 
-def _real(value: float | None) -> float | None:
+def clean_real(value: float | None) -> float | None:
     """A finite number from 0 to `MAX_REAL`; what is no number at all counts as unknown."""
     if value is None:
         return None
@@ -76,9 +76,9 @@ def _real(value: float | None) -> float | None:
     return min(max(number, 0.0), MAX_REAL)
 
 
-def _count(value: int | None) -> int | None:
+def clean_count(value: int | None) -> int | None:
     """A whole number from 0 to `MAX_COUNT`."""
     if value is None:
         return None
-    number = _real(value)  # floats hold whole numbers to 2**53, beyond the bound
+    number = clean_real(value)  # floats hold whole numbers to 2**53, beyond the bound
     return None if number is None else min(int(number), MAX_COUNT)

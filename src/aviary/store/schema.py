@@ -19,12 +19,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
 )
 
 DatabaseName = Literal["state", "requests"]
 
 HEADS: Final[dict[DatabaseName, str]] = {
-    "state": "0001_api_keys",
+    "state": "0002_fleet",
     "requests": "0001_request_log",
 }
 """The newest revision of each database; equal to it, a database opens without loading alembic."""
@@ -50,6 +51,48 @@ api_keys = Table(
     Column("revoked", Double),
     Column("last_used", Double),
     Index("ix_api_keys_hash", "hash", unique=True),
+)
+
+# Columns are named as the fields of StoredDeployment and StoredEvent in aviary.core.ports.
+deployments = Table(
+    "deployments",
+    state,
+    Column("model", String(256), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("spec", Text, nullable=False),  # JSON
+    Column("previous", Text),  # JSON
+    Column("created", Double, nullable=False),
+    Column("changed", Double, nullable=False),
+    Column("changed_by", String(64), nullable=False),
+    Column("memory_bytes", BigInteger),
+    Column("wake_s", Double),
+)
+
+# One row, from the first save on: an empty fleet is then one that somebody emptied.
+fleet_saved = Table(
+    "fleet_saved",
+    state,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("saved", Double, nullable=False),
+)
+
+fleet_events = Table(
+    "fleet_events",
+    state,
+    Column(
+        "seq",
+        BigInteger().with_variant(Integer, "sqlite"),
+        Identity(),
+        primary_key=True,
+    ),
+    Column("time", Double, nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("replica", String(256), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("changed_by", String(64), nullable=False),
+    Index("ix_fleet_events_model_seq", "model", "seq"),
+    sqlite_autoincrement=True,  # a number is never used again, though the newest events be deleted
 )
 
 # Columns are named as the fields of aviary.core.ports.RequestRecord, with the same units.

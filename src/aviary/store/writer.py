@@ -1,4 +1,4 @@
-"""Takes request records from the hot path and writes them in the background."""
+"""Takes records from those who cannot wait and writes them in the background."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from aviary.core.ports import RequestRecord
 
@@ -17,19 +17,22 @@ QUEUE_RECORDS: Final = 50_000
 BATCH_RECORDS: Final = 500
 INTERVAL_S: Final = 0.25
 
+Record = TypeVar("Record")
+AnyRecord = TypeVar("AnyRecord", contravariant=True)
 
-class ClosableLog(Protocol):
-    """What the writer needs of a request log."""
 
-    def append(self, records: Sequence[RequestRecord]) -> None:
+class Appendable(Protocol[AnyRecord]):
+    """What the writer needs of a log."""
+
+    def append(self, records: Sequence[AnyRecord]) -> None:
         """Store a batch; raises `StoreError`."""
 
     def close(self) -> None:
         """Let go of the database."""
 
 
-class LogWriter:
-    """A bounded queue and a thread that empties it into a request log.
+class RecordWriter(Generic[Record]):
+    """A bounded queue and a thread that empties it into a log, of requests or of other records.
 
     `put` never blocks and never raises. What cannot be stored (the queue is full, the disk is full,
     the database stays locked or cannot be opened) is dropped and counted; the writer goes on and
@@ -38,6 +41,7 @@ class LogWriter:
     Args:
         open_log: Opens the log; called in the thread, again until it succeeds, so that neither a
             slow import nor a database that is away holds up a gateway. The writer closes the log.
+        name: What the log is called in messages.
         queue_records: How many records may wait.
         batch_records: Most records a transaction holds.
         interval_s: Longest time in seconds a record waits while all is well.
@@ -47,8 +51,9 @@ class LogWriter:
 
     def __init__(
         self,
-        open_log: Callable[[], ClosableLog],
+        open_log: Callable[[], Appendable[Record]],
         *,
+        name: str = "request log",
         queue_records: int = QUEUE_RECORDS,
         batch_records: int = BATCH_RECORDS,
         interval_s: float = INTERVAL_S,
@@ -56,7 +61,8 @@ class LogWriter:
         warn_every_s: float = 60.0,
     ) -> None:
         self._open_log = open_log
-        self._queue: deque[RequestRecord] = deque()
+        self._name = name
+        self._queue: deque[Record] = deque()
         self._queue_records = queue_records
         self._batch_records = batch_records
         self._interval_s = interval_s
@@ -70,10 +76,10 @@ class LogWriter:
         self._warned_at = float("-inf")
         self._closing = threading.Event()
         self._deadline = float("inf")
-        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name.replace(" ", "-"), daemon=True)
         self._thread.start()
 
-    def put(self, record: RequestRecord) -> None:
+    def put(self, record: Record) -> None:
         """Queue a record, or drop it when the queue is full; about a microsecond.
 
         From any thread, though with several at once the bound and the count are not exact.
@@ -112,7 +118,8 @@ class LogWriter:
         self._discarded += len(remaining)
         if remaining or self._thread.is_alive():
             _logger.warning(
-                "request log: closed with %d records unwritten, %d dropped in all",
+                "%s: closed with %d records unwritten, %d dropped in all",
+                self._name,
                 len(remaining),
                 self.dropped,
             )
@@ -129,7 +136,7 @@ class LogWriter:
         finally:
             log.close()
 
-    def _opened(self) -> ClosableLog | None:
+    def _opened(self) -> Appendable[Record] | None:
         """Open the log, however often it takes; `None` when closing comes first."""
         while True:
             try:
@@ -139,13 +146,13 @@ class LogWriter:
             if self._closing.wait(self._retry_s):
                 return None
 
-    def _drain(self, log: ClosableLog) -> None:
+    def _drain(self, log: Appendable[Record]) -> None:
         """Write until the queue is empty or a write fails; then the rest waits for better times."""
         while self._queue and not self._closing.is_set():
             if not self._write_batch(log):
                 return
 
-    def _write_batch(self, log: ClosableLog) -> bool:
+    def _write_batch(self, log: Appendable[Record]) -> bool:
         batch = self._take(self._batch_records)
         try:
             log.append(batch)
@@ -157,12 +164,14 @@ class LogWriter:
         self._written += len(batch)
         if self._failing:
             self._failing = False
-            _logger.warning("request log: writing again, %d records dropped in all", self.dropped)
+            _logger.warning(
+                "%s: writing again, %d records dropped in all", self._name, self.dropped
+            )
         return True
 
-    def _take(self, records: int) -> list[RequestRecord]:
+    def _take(self, records: int) -> list[Record]:
         """Remove up to so many records from the queue's front."""
-        batch: list[RequestRecord] = []
+        batch: list[Record] = []
         try:
             while len(batch) < records:
                 batch.append(self._queue.popleft())
@@ -176,8 +185,15 @@ class LogWriter:
         if now - self._warned_at >= self._warn_every_s:
             self._warned_at = now
             _logger.warning(
-                "request log: cannot write, %d records dropped so far, %d wait: %s",
+                "%s: cannot write, %d records dropped so far, %d wait: %s",
+                self._name,
                 self.dropped,
                 len(self._queue),
                 error,
             )
+
+
+ClosableLog = Appendable[RequestRecord]
+"""What the writer needs of a request log."""
+LogWriter = RecordWriter[RequestRecord]
+"""Writes the request log."""
