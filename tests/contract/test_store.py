@@ -1,6 +1,9 @@
 """One suite over every database the store runs on: a SQLite file and a real PostgreSQL."""
 
+import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +18,16 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from aviary.core.errors import InvalidRequest, StoreError
-from aviary.core.ports import RequestRecord
-from aviary.store import SqlKeys, SqlRequestLog, clean, open_database
+from aviary.core.ports import FleetStore, RequestRecord, StoredDeployment, StoredEvent
+from aviary.store import (
+    FleetEventLog,
+    RecordWriter,
+    SqlFleet,
+    SqlKeys,
+    SqlRequestLog,
+    clean,
+    open_database,
+)
 from aviary.store.records import MAX_COUNT, MAX_REAL
 
 
@@ -76,6 +87,13 @@ def keys(url: str) -> Iterator[SqlKeys]:
     keys = SqlKeys.open(url)
     yield keys
     keys.close()
+
+
+@pytest.fixture
+def fleet(url: str) -> Iterator[SqlFleet]:
+    fleet = SqlFleet.open(url)
+    yield fleet
+    fleet.close()
 
 
 def record(number: int, **changes: object) -> RequestRecord:
@@ -289,6 +307,283 @@ class TestKeys:
         assert keys.list()[0].last_used == 10.0
 
 
+def deployment(model: str, **changes: object) -> StoredDeployment:
+    values = {"model": model, "position": 0, "spec": {"id": model}}
+    return StoredDeployment(**(values | changes))  # type: ignore[arg-type]
+
+
+def event(number: int, model: str = "m") -> StoredEvent:
+    return StoredEvent(time=1000.0 + number, model=model, kind="ready", detail=str(number))
+
+
+class TestFleet:
+    def test_gives_back_every_field(self, fleet: SqlFleet) -> None:
+        store: FleetStore = fleet
+        full = StoredDeployment(
+            model="qwen/2.5",
+            position=1,
+            spec={"id": "qwen/2.5", "tags": ["ä", "🐦", "\0", "\ud800"], "engine": {"slots": 4}},
+            previous={"id": "qwen/2.5", "engine": {"slots": 2, "price": None, "rate": 0.1}},
+            created=1_790_000_000.123456,
+            changed=1_790_000_001.5,
+            changed_by="ak_000000000001",
+            memory_bytes=3 * 2**40,
+            wake_s=1.25,
+        )
+        bare = deployment("bare", position=2)
+        happened = StoredEvent(
+            time=1_790_000_000.5,
+            model="qwen/2.5",
+            kind="crashed",
+            replica="qwen/2.5/ab12cd",
+            detail="Killed by signal 9. 🐦\nlast line",
+            changed_by="ak_000000000001",
+        )
+        store.save([bare, full], [], [happened])
+        assert store.deployments() == [full, bare]
+        (found,) = store.events(10)
+        assert found.seq > 0
+        assert found == StoredEvent(
+            happened.time,
+            happened.model,
+            happened.kind,
+            happened.replica,
+            happened.detail,
+            happened.changed_by,
+            found.seq,
+        )
+
+    def test_save_replaces_whole_rows_and_deletes(self, fleet: SqlFleet) -> None:
+        fleet.save([deployment("a", previous={"id": "a"}, wake_s=1.0), deployment("b")], [], [])
+        fleet.save([deployment("a", position=3, spec={"id": "a", "x": 1})], ["b", "never"], [])
+        assert fleet.deployments() == [deployment("a", position=3, spec={"id": "a", "x": 1})]
+
+    def test_what_is_deleted_and_put_at_once_is_there(self, fleet: SqlFleet) -> None:
+        fleet.save([deployment("a", wake_s=1.0)], [], [])
+        fleet.save([deployment("a")], ["a"], [])
+        assert fleet.deployments() == [deployment("a")]
+
+    def test_an_emptied_fleet_is_not_a_new_one(self, fleet: SqlFleet, url: str) -> None:
+        assert not fleet.ever_saved()
+        fleet.append_events([event(1)])
+        assert not fleet.ever_saved()
+        fleet.save([deployment("a")], [], [])
+        fleet.save([], ["a"], [event(2)])
+        fleet.prune_events(0)
+        other = SqlFleet.open(url)
+        assert other.deployments() == []
+        assert other.ever_saved()
+        other.close()
+
+    def test_measured_changes_what_is_known_of_what_is_there(self, fleet: SqlFleet) -> None:
+        fleet.save([deployment("a"), deployment("b")], [], [])
+        fleet.measured("a", memory_bytes=5, wake_s=0.5)
+        fleet.measured("a", wake_s=0.75)
+        fleet.measured("a", memory_bytes=7)
+        fleet.measured("a")
+        fleet.measured("gone", memory_bytes=5)
+        assert fleet.deployments() == [
+            deployment("a", memory_bytes=7, wake_s=0.75),
+            deployment("b"),
+        ]
+
+    @pytest.mark.parametrize("spec", [{"rate": math.nan}, {"path": Path("/")}])
+    def test_what_is_no_json_is_refused(self, fleet: SqlFleet, spec: dict[str, object]) -> None:
+        fleet.save([deployment("a")], [], [])
+        with pytest.raises(StoreError, match="spec of 'b' cannot be stored"):
+            fleet.save([deployment("b", spec=spec)], ["a"], [event(1)])
+        assert fleet.deployments() == [deployment("a")]
+        assert fleet.events(5) == []
+
+    def test_a_spec_that_something_else_broke(self, fleet: SqlFleet, url: str) -> None:
+        fleet.save([deployment("a")], [], [])
+        with open_database(url, "state") as database, database.write() as connection:
+            connection.execute(text("UPDATE deployments SET spec = '{'"))
+        with pytest.raises(StoreError, match="stored spec of 'a' cannot be read"):
+            fleet.deployments()
+
+    def test_a_failed_save_leaves_nothing(self, fleet: SqlFleet, url: str) -> None:
+        fleet.save([deployment("a")], [], [event(1)])
+        with open_database(url, "state") as database, database.write() as connection:
+            connection.execute(text("ALTER TABLE fleet_events RENAME COLUMN detail TO hidden"))
+        with pytest.raises(StoreError) as caught:
+            fleet.save([deployment("b")], ["a"], [event(2)])
+        assert "INSERT" not in str(caught.value)
+        with open_database(url, "state") as database, database.write() as connection:
+            connection.execute(text("ALTER TABLE fleet_events RENAME COLUMN hidden TO detail"))
+        assert fleet.deployments() == [deployment("a")]
+        assert [found.detail for found in fleet.events(5)] == ["1"]
+
+    def test_newest_events_oldest_first(self, fleet: SqlFleet) -> None:
+        assert fleet.events(5) == []
+        fleet.append_events([])
+        fleet.append_events([event(1), event(2, "other"), event(3)])
+        fleet.save([], [], [event(0, "other"), event(4)])  # in order of arrival, not of time
+        assert [found.detail for found in fleet.events(4)] == ["2", "3", "0", "4"]
+        assert [found.detail for found in fleet.events(2, model="m")] == ["3", "4"]
+        assert fleet.events(5, model="none") == []
+        seqs = [found.seq for found in fleet.events(5)]
+        assert seqs == sorted(set(seqs))
+        assert [found.detail for found in fleet.events(9, after_seq=seqs[2])] == ["0", "4"]
+        assert [found.detail for found in fleet.events(1, after_seq=seqs[2])] == ["4"]
+        assert fleet.events(9, after_seq=seqs[-1]) == []
+        for limit in (0, -1):
+            assert fleet.events(limit) == []
+
+    def test_prune_keeps_the_newest_and_numbers_go_on(
+        self, fleet: SqlFleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aviary.store.fleet.PRUNE_EVENTS", 3)
+        assert fleet.prune_events(2) == 0
+        fleet.append_events([event(number) for number in range(10)])
+        assert fleet.prune_events(10) == 0
+        assert fleet.prune_events(2) == 8
+        assert [found.detail for found in fleet.events(99)] == ["8", "9"]
+        last = fleet.events(1)[0].seq
+        assert fleet.prune_events(-1) == 2
+        fleet.append_events([event(10)])
+        assert fleet.events(9)[0].seq > last  # followers that know `last` see it
+        assert fleet.events(9, after_seq=last) == fleet.events(9)
+
+    def test_extremes_are_cleaned(self, fleet: SqlFleet) -> None:
+        fleet.save(
+            [
+                deployment(
+                    "a\0",
+                    position=-1,
+                    created=math.inf,
+                    changed=math.nan,
+                    changed_by="k" * 65,
+                    memory_bytes=2**80,
+                    wake_s=-1.0,
+                )
+            ],
+            [],
+            [StoredEvent(math.inf, "m" * 257, "k" * 33, "\ud800", "d" * 4001 + "\0", "b" * 65)],
+        )
+        assert fleet.deployments() == [
+            deployment(
+                "a\ufffd",
+                spec={"id": "a\0"},
+                created=MAX_REAL,
+                changed_by="k" * 64,
+                memory_bytes=2**63 - 1,
+                wake_s=0.0,
+            )
+        ]
+        (found,) = fleet.events(1)
+        assert (found.time, found.model, found.kind) == (MAX_REAL, "m" * 256, "k" * 32)
+        assert (found.replica, found.detail, found.changed_by) == ("?", "d" * 4000, "b" * 64)
+        fleet.measured("a\0", wake_s=2.0)
+        fleet.save([], [], [])
+        assert fleet.deployments()[0].wake_s == 2.0
+        fleet.save([], ["a\0"], [])
+        assert fleet.deployments() == []
+
+    def test_many_save_at_once(self, fleet: SqlFleet, url: str) -> None:
+        """No deadlock, nothing half done, and who follows the events misses none."""
+        errors: list[BaseException] = []
+        followed: list[int] = []
+        done = threading.Event()
+
+        def save(thread: int) -> None:
+            mine = SqlFleet.open(url)
+            try:
+                for turn in range(10):
+                    number = thread * 100 + turn
+                    models = [f"m{index}" for index in range(6)]
+                    order = models if (thread + turn) % 2 else models[::-1]
+                    rows = [deployment(model, position=number) for model in order[:4]]
+                    mine.save(rows, order[4:], [event(number), event(number)])
+                    mine.append_events([event(number)])
+                    mine.measured(order[0], wake_s=float(turn))
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                mine.close()
+
+        def follow() -> None:
+            mine = SqlFleet.open(url)
+            last = 0
+            while True:
+                ending = done.is_set()
+                for found in mine.events(1000, after_seq=last):
+                    followed.append(found.seq)
+                    last = found.seq
+                if ending:
+                    break
+            mine.close()
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        threads = [threading.Thread(target=save, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        done.set()
+        follower.join()
+        assert errors == []
+        assert len({row.position for row in fleet.deployments()}) == 1  # all of the last save
+        assert len(fleet.deployments()) == 4
+        assert followed == [found.seq for found in fleet.events(1000)]
+        assert len(followed) == 120
+
+    @pytest.mark.parametrize("after_s", [0.1, 0.23])
+    def test_kill_9_leaves_all_of_a_save_or_nothing(self, url: str, after_s: float) -> None:
+        SqlFleet.open(url).close()
+        child = subprocess.Popen(
+            [sys.executable, "-c", _SAVER, url], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        lines = [child.stdout.readline()]
+        time.sleep(after_s)
+        os.kill(child.pid, signal.SIGKILL)
+        lines += child.stdout.read().splitlines()
+        child.stdout.close()
+        child.wait()
+        whole = [line for line in lines if line.strip()]
+        acknowledged = int(whole[-1])
+        assert acknowledged > 1, "killed before it did anything"
+        fleet = SqlFleet.open(url)
+        fleet.save([], [], [])  # waits for what the server still does for the dead
+        versions = {row.spec["version"] for row in fleet.deployments()}
+        assert len(fleet.deployments()) == 20
+        assert len(versions) == 1
+        version = versions.pop()
+        assert version in (acknowledged, acknowledged + 1)  # durable once it had returned
+        details = [json.loads(found.detail) for found in fleet.events(9999)]
+        assert details == [number for number in range(1, version + 1) for _ in range(5)]
+        fleet.save([deployment("new")], [], [])
+        fleet.close()
+
+    def test_events_through_a_writer(self, fleet: SqlFleet, url: str) -> None:
+        writer: RecordWriter[StoredEvent] = RecordWriter(
+            lambda: FleetEventLog.open(url), name="fleet events"
+        )
+        for number in range(100):
+            writer.put(event(number))
+        writer.close()
+        assert (writer.written, writer.dropped) == (100, 0)
+        assert [found.detail for found in fleet.events(999)] == [str(n) for n in range(100)]
+
+
+_SAVER = """
+import itertools, sys
+from aviary.core.ports import StoredDeployment, StoredEvent
+from aviary.store import SqlFleet
+fleet = SqlFleet.open(sys.argv[1])
+for number in itertools.count(1):
+    spec = {"version": number, "filler": "x" * 2000}
+    fleet.save(
+        [StoredDeployment(f"m{(index + number) % 30}", index, spec) for index in range(20)],
+        [f"m{(index + number) % 30}" for index in range(20, 30)],
+        [StoredEvent(1.0, "m", "changed", detail=str(number))] * 5,
+    )
+    print(number, flush=True)
+"""
+
+
 _OPENER = """
 import sys, time
 from aviary.store import open_database
@@ -340,6 +635,23 @@ class TestOpening:
         for thread in threads:
             thread.join()
         assert errors == []
+
+    def test_keys_of_before_there_was_a_fleet_stay(self, url: str) -> None:
+        with open_database(url, "state") as database:
+            SqlKeys(database).create(name="one", role="user", hash="a" * 64, id="ak_1")
+            before = SqlKeys(database).list()
+            with database.write() as connection:
+                for table in ("deployments", "fleet_events", "fleet_saved"):
+                    connection.execute(text(f"DROP TABLE {table}"))
+                connection.execute(
+                    text("UPDATE aviary_state_revision SET version_num = '0001_api_keys'")
+                )
+        with open_database(url, "state") as database:
+            assert SqlKeys(database).list() == before
+            fleet = SqlFleet(database)
+            assert not fleet.ever_saved()
+            fleet.save([deployment("a")], [], [event(1)])
+            assert fleet.deployments() == [deployment("a")]
 
     def test_database_of_a_newer_aviary(self, url: str) -> None:
         with open_database(url, "state") as database, database.write() as connection:

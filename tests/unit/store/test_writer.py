@@ -192,6 +192,23 @@ def test_close_keeps_its_deadline(log: FakeLog, make: Callable[..., LogWriter]) 
     assert writer.written <= 5
 
 
+def test_says_which_log_it_is(
+    log: FakeLog, make: Callable[..., LogWriter], caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make(name="fleet events")
+    log.error = StoreError("disk is full.")
+    writer.put(record(1))
+    wait_for(lambda: writer.dropped == 1)
+    log.error = None
+    writer.put(record(2))
+    wait_for(lambda: writer.written == 1)
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "fleet events: cannot write, 1 records dropped so far, 0 wait: disk is full.",
+        "fleet events: writing again, 1 records dropped in all",
+    ]
+    assert "fleet-events" in [thread.name for thread in threading.enumerate()]
+
+
 def test_put_is_quick(log: FakeLog, make: Callable[..., LogWriter]) -> None:
     writer = make(interval_s=60.0)
     one = record(1)
