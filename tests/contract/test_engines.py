@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -19,9 +21,10 @@ from aviary.config.loader import load_spec
 from aviary.config.places import FixedPlaces
 from aviary.config.settings import Settings
 from aviary.config.spec import Chat, ModelSpec, PromptFormat, Source
-from aviary.core.errors import Crashed, InvalidRequest, PromptTooLong, StartFailed
+from aviary.core.errors import Crashed, InvalidRequest, PromptTooLong, StartFailed, WeightsError
 from aviary.core.ports import Engine, EngineRequest, EngineResponse
 from aviary.engines.registry import AVAILABLE, create_engine
+from aviary.process.memory import give_back_memory
 from aviary.weights.cache import WeightCache
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -275,6 +278,52 @@ async def test_life(kind: str, llama_spec: ModelSpec, short: Path) -> None:
     with pytest.raises(Crashed):
         await engine.healthy()
     assert set(short.iterdir()) == before  # nothing is left behind
+
+
+@pytest.mark.parametrize("kind", sorted(AVAILABLE))
+async def test_sleep_and_wake(kind: str, llama_spec: ModelSpec, short: Path) -> None:
+    spec = llama_spec if kind == "llamacpp" else FAKE
+    before = set(short.iterdir())
+    async with started(spec, short) as bench:
+        first = await bench.answer(max_tokens=8)
+        for _ in range(2):
+            await bench.engine.sleep()
+            with pytest.raises(Crashed):
+                await bench.answer()
+            with pytest.raises(Crashed):
+                await bench.engine.healthy()
+            await bench.engine.sleep()  # may be asked twice
+            bench.progress.clear()
+            await bench.engine.wake(lambda *told: bench.progress.append(told))
+            assert bench.progress
+            again = await bench.answer(max_tokens=8)
+            assert again["choices"] == first["choices"]
+            await bench.engine.healthy()
+        counted = bench.engine.stats()
+        assert counted.completion_tokens == 24  # sleep forgets no figures
+        assert counted.running == 0
+        await bench.engine.sleep()
+    assert set(short.iterdir()) == before  # stopped while it slept: nothing is left behind
+
+
+@pytest.mark.parametrize("kind", sorted(AVAILABLE))
+async def test_stopping_in_the_middle_of_a_wake(
+    kind: str, llama_spec: ModelSpec, short: Path
+) -> None:
+    spec = llama_spec if kind == "llamacpp" else FAKE
+    before = set(short.iterdir())
+    async with started(spec, short) as bench:
+        await bench.engine.sleep()
+        waking = asyncio.create_task(bench.engine.wake(lambda *_: None))
+        await asyncio.sleep(0.05)
+        waking.cancel()
+        await asyncio.wait([waking])
+        await bench.engine.stop()
+        with pytest.raises(Crashed):
+            await bench.answer()
+        await bench.engine.wake(lambda *_: None)
+        assert (await bench.answer(max_tokens=2))["usage"]["completion_tokens"] == 2
+    assert set(short.iterdir()) == before
 
 
 async def test_stopping_ends_a_running_generation(llama_spec: ModelSpec, short: Path) -> None:
@@ -597,3 +646,66 @@ async def test_an_answer_is_continued(llama: Bench) -> None:
     begun = {"role": "assistant", "content": full[:10]}
     rest = (await llama.answer(messages=[question, begun]))["choices"][0]["message"]["content"]
     assert rest
+
+
+async def test_sleep_gives_the_memory_back(llama_spec: ModelSpec, short: Path) -> None:
+    async with started(llama_spec, short) as bench:
+        await bench.answer(max_tokens=4)
+        loaded = psutil.Process().memory_info().rss
+        threads = psutil.Process().num_threads()
+        await bench.engine.sleep()
+        give_back_memory()
+        freed = loaded - psutil.Process().memory_info().rss
+        source = llama_spec.source
+        assert source is not None
+        weights = WeightCache(Settings().weights_dir).ensure(source, lambda *_: None)
+        assert freed > weights.stat().st_size  # weights and KV cache
+        assert psutil.Process().num_threads() < threads - llama_spec.engine.slots
+
+
+async def test_a_wake_reads_known_weights_without_asking_the_cache(
+    llama_spec: ModelSpec, short: Path, tmp_path: Path
+) -> None:
+    """A file of one's own with a checksum, and a cache that remembers nothing."""
+    source = llama_spec.source
+    assert source is not None
+    known = WeightCache(Settings().weights_dir).ensure(source, lambda *_: None)
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(known.read_bytes())
+    own = Source(uri=file.as_uri(), sha256=source.sha256)
+    cache = tmp_path / "weights"
+    engine = create_engine(llama_spec.model_copy(update={"source": own}), FixedPlaces(cache, short))
+    told: list[str] = []
+
+    async def wake() -> list[str]:
+        await engine.sleep()
+        shutil.rmtree(cache)
+        told.clear()
+        await engine.wake(lambda text, _: told.append(text))
+        return told
+
+    try:
+        await engine.start(lambda text, _: told.append(text))
+        assert any("checking" in text for text in told)
+        assert await wake() == ["loading the weights"]
+        os.utime(file)  # somebody has touched it: is it still the same?
+        cache.mkdir()
+        assert any("checking" in text for text in await wake())
+        await engine.sleep()
+        file.write_bytes(b"GGUF but other bytes")
+        with pytest.raises(WeightsError, match="checksum"):
+            await engine.wake(lambda *_: None)
+        file.unlink()
+        with pytest.raises(WeightsError):
+            await engine.wake(lambda *_: None)
+    finally:
+        await engine.stop()
+
+
+async def test_a_wake_is_quick(llama_spec: ModelSpec, short: Path) -> None:
+    async with started(llama_spec, short) as bench:
+        await bench.engine.sleep()
+        began = monotonic()
+        await bench.engine.wake(lambda *_: None)
+        await bench.answer(max_tokens=1)
+        assert monotonic() - began < 2.0

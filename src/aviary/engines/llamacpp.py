@@ -21,6 +21,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class LlamaCpp:
         self._engine = engine
         self._places = places
         self._server: Any = None
+        self._weights: _WeightsFile | None = None
         self._client: Client | None = None
         self._folder: Path | None = None
         self._target = Target()
@@ -83,7 +85,10 @@ class LlamaCpp:
             raise StartFailed(f"{self._spec.id}: a llamacpp engine needs source.uri.")
         cache = WeightCache(self._places.weights_dir)
         path = await asyncio.to_thread(cache.ensure, source, progress)
-        _check_gguf(path)
+        self._weights = _identify_gguf(path)
+        await self._open(path, progress)
+
+    async def _open(self, path: Path, progress: Progress) -> None:
         progress("loading the weights", None)
         self._folder = Path(tempfile.mkdtemp(prefix="aviary-", dir=self._places.runtime))
         socket = self._folder / "engine.sock"
@@ -280,6 +285,21 @@ class LlamaCpp:
         if response.status != 200:
             raise EngineError(f"{self._spec.id}: llama.cpp's health is {response.status}")
 
+    async def sleep(self) -> None:
+        """Unload weights and KV cache; llama.cpp's threads end."""
+        await self.stop()
+
+    async def wake(self, progress: Progress) -> None:
+        """Load the weights again: at once while their file is the one that was loaded before.
+
+        Otherwise (the cache was cleared, the file was exchanged) as `start` does, checksum and all.
+        """
+        weights = self._weights
+        if weights is None or not weights.unchanged():
+            await self.start(progress)
+        else:
+            await self._open(weights.path, progress)
+
     async def stop(self) -> None:
         """Free weights and KV cache."""
         if self._client is not None:
@@ -287,8 +307,9 @@ class LlamaCpp:
             self._client = None
         server, self._server = self._server, None
         if server is not None:
-            await asyncio.to_thread(_destroy, [server])
+            holder = [server]
             del server
+            await asyncio.to_thread(_destroy, holder)
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             self._folder = None
@@ -299,15 +320,35 @@ def _destroy(holder: list[Any]) -> None:
     holder.clear()
 
 
-def _check_gguf(path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class _WeightsFile:
+    """A file as it was when its bytes were known to be right."""
+
+    path: Path
+    identity: tuple[int, int, int, int]
+
+    def unchanged(self) -> bool:
+        """Whether the path still leads to that file, and nobody has written to it."""
+        try:
+            return _identity(self.path.stat()) == self.identity
+        except OSError:
+            return False
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _identify_gguf(path: Path) -> _WeightsFile:
     try:
         with path.open("rb") as file:
             magic = file.read(4)
-            size = os.fstat(file.fileno()).st_size
+            stat = os.fstat(file.fileno())
     except OSError as error:
         raise StartFailed(f"{path} cannot be read: {error.strerror}.") from error
     if magic != GGUF_MAGIC:
         raise StartFailed(
-            f"{path} ({size} bytes) is not a GGUF file: it begins with {magic!r}.",
+            f"{path} ({stat.st_size} bytes) is not a GGUF file: it begins with {magic!r}.",
             hint="The llamacpp engine reads GGUF weights only.",
         )
+    return _WeightsFile(path, _identity(stat))
