@@ -1,7 +1,8 @@
 """The replica's ASGI app, the same on every backend.
 
-Routes: the OpenAI generation routes; `/internal/state` (state, load, stats as JSON) and
-`/internal/health` (an engine probe). All need the cluster's internal token.
+Routes: the OpenAI generation routes; `/internal/state` (state, load, stats as JSON),
+`/internal/health` (an engine probe), and by POST `/internal/sleep` and `/internal/wake`. All need
+the cluster's internal token.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
-import time
-from collections.abc import Callable
 
 import structlog
 
@@ -19,13 +18,12 @@ from aviary.core.errors import (
     AviaryError,
     EngineError,
     NotAuthorized,
-    StartFailed,
-    TimedOut,
     Unavailable,
 )
-from aviary.core.ports import READINESS, Engine, EngineRequest, EngineResponse
+from aviary.core.ports import Engine, EngineRequest, EngineResponse
 from aviary.core.states import ReplicaState
 from aviary.replica.admission import Admission
+from aviary.replica.lifecycle import Lifecycle, OnState
 from aviary.replica.prepare import ROUTES, decode_body, prepare, weight
 from aviary.replica.watch import Answer, SilenceLimit
 from aviary.wire.asgi import (
@@ -43,16 +41,7 @@ from aviary.wire.asgi import (
     send_json,
 )
 
-HEALTH_EVERY_S = 5.0
-HEALTH_DEADLINE_S = 10.0
-HEALTH_FAILURES = 3
-"""After so many failed probes in a row the replica counts as failed and gets replaced."""
-START_DEADLINE_S = 3600.0
-
 log = structlog.get_logger()
-
-OnState = Callable[[ReplicaState, str, float | None], None]
-"""Called with each change: state, words, done fraction."""
 
 
 class ReplicaApp:
@@ -68,103 +57,25 @@ class ReplicaApp:
         on_state: OnState | None = None,
     ) -> None:
         self.spec = spec
-        self.state = ReplicaState.STARTING
-        self.detail = ""
-        self.progress: float | None = None
         self._engine = engine
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
-        self._on_state = on_state
         self._admission = Admission(spec.engine.slots, spec.limits.queue, spec.limits.wait)
-        self._since = time.time()
-        self._starter: asyncio.Task[None] | None = None
-        self._prober: asyncio.Task[None] | None = None
+        self._life = Lifecycle(spec, engine, is_busy=self._is_busy, on_state=on_state)
 
-    # life cycle
+    @property
+    def state(self) -> ReplicaState:
+        """Where the replica is in its life."""
+        return self._life.state
 
-    async def start(self) -> None:
-        """Start the engine and prove that it generates; leaves the state ready or failed."""
-        loop = asyncio.get_running_loop()
-
-        def progress(text: str, fraction: float | None) -> None:
-            loop.call_soon_threadsafe(self._set, ReplicaState.STARTING, text, fraction)
-
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                await self._engine.start(progress)
-                progress("first generation", None)
-                await self._prove()
-        except AviaryError as error:
-            self._set(ReplicaState.FAILED, str(error))
-            log.warning("start failed", model=self.spec.id, error=str(error), code=error.code)
-        except Exception as error:
-            self._set(ReplicaState.FAILED, f"{type(error).__name__}: {error}")
-            log.exception("start failed", model=self.spec.id)
-        else:
-            await asyncio.sleep(0)  # let queued progress calls run before the final state
-            self._set(ReplicaState.READY, f"started in {time.monotonic() - began:.1f} s")
-            log.info("ready", model=self.spec.id, seconds=round(time.monotonic() - began, 2))
-            self._prober = asyncio.create_task(self._keep_probing())
-
-    async def _keep_probing(self) -> None:
-        """Probe the engine now and then; fail after several failures in a row."""
-        failures = 0
-        while self.state is ReplicaState.READY:
-            await asyncio.sleep(HEALTH_EVERY_S)
-            try:
-                await self._probe()
-            except Exception as error:
-                failures += 1
-                cause = str(error) if isinstance(error, AviaryError) else repr(error)
-                log.warning("probe failed", model=self.spec.id, failures=failures, error=cause)
-                if failures >= HEALTH_FAILURES:
-                    detail = f"{failures} health probes in a row failed: {cause}"
-                    self._set(ReplicaState.FAILED, detail)
-            else:
-                failures = 0
-
-    async def _probe(self) -> None:
-        try:
-            async with asyncio.timeout(HEALTH_DEADLINE_S):
-                await self._engine.healthy()
-        except TimeoutError:
-            raise TimedOut("The engine did not answer its probe in time.") from None
-
-    async def _prove(self) -> None:
-        """One short generation: readiness means that this worked."""
-        embeddings = getattr(self.spec.engine, "embeddings", False)
-        path = "/v1/embeddings" if embeddings else "/v1/chat/completions"
-        messages = [{"role": "user", "content": "Hi"}]
-        body = {"input": "Hi"} if embeddings else {"messages": messages, "max_tokens": 1}
-        response = await self._engine.generate(
-            EngineRequest(path, prepare(self.spec, path, body), READINESS)
-        )
-        try:
-            answer = b"".join([piece async for piece in response.body])
-        finally:
-            await response.body.aclose()
-        if response.status != 200 or not answer:
-            raise StartFailed(f"The readiness generation failed: {answer[:300]!r}")
+    @property
+    def detail(self) -> str:
+        """Progress or a cause, in words."""
+        return self._life.detail
 
     async def stop(self) -> None:
         """Free the engine."""
-        self._set(ReplicaState.STOPPING, "")
-        for task in (self._starter, self._prober):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        await self._engine.stop()
-        self._set(ReplicaState.STOPPED, "")
-
-    def _set(self, state: ReplicaState, detail: str, fraction: float | None = None) -> None:
-        if state != self.state:
-            if state is ReplicaState.STARTING:
-                return  # a late word of progress: the start is over
-            self._since = time.time()
-        self.state, self.detail, self.progress = state, detail, fraction
-        if self._on_state is not None:
-            self._on_state(state, detail, fraction)
+        await self._life.stop()
 
     # ASGI
 
@@ -200,6 +111,12 @@ class ReplicaApp:
             await send_json(send, 200, self.view())
         elif path == "/internal/health":
             await self._health(send)
+        elif path == "/internal/sleep" and scope["method"] == "POST":
+            await self._life.sleep()
+            await send_json(send, 200, self.view())
+        elif path == "/internal/wake" and scope["method"] == "POST":
+            self._life.wake()
+            await send_json(send, 202, self.view())
         else:
             await send_json(send, 404, {"error": {"message": f"No route {path}."}})
 
@@ -207,7 +124,7 @@ class ReplicaApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._starter = asyncio.create_task(self.start())
+                self._life.begin()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.stop()
@@ -222,8 +139,8 @@ class ReplicaApp:
             "spec_hash": self.spec.hash,
             "state": self.state,
             "detail": self.detail,
-            "progress": self.progress,
-            "since": self._since,
+            "progress": self._life.progress,
+            "since": self._life.since,
             "pid": os.getpid(),
             "running": self._admission.running,
             "waiting": self._admission.waiting,
@@ -233,15 +150,25 @@ class ReplicaApp:
         }
 
     async def _health(self, send: Send) -> None:
-        await self._probe()
+        if self.state is ReplicaState.SLEEPING:  # nothing to probe, and nothing wrong with that
+            await send_json(send, 200, {"status": "sleeping"})
+            return
+        await self._life.probe()
         await send_json(send, 200, {"status": "ok"})
 
-    async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def _is_busy(self) -> bool:
+        return self._admission.running > 0 or self._admission.waiting > 0
+
+    def _check_ready(self) -> None:
         if self.state is not ReplicaState.READY:
             raise Unavailable(f"This replica of {self.spec.id} is {self.state}.", retry_after_s=1)
+
+    async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check_ready()
         raw = await read_body(receive, self._max_body_bytes)
         body = prepare(self.spec, path, decode_body(raw))
         request_id = (find_header(scope["headers"], b"x-request-id") or b"").decode("latin-1")
+        self._check_ready()  # it may have gone to sleep while the body came
         leaving = Leaving(scope, receive)
         try:
             ticket = await self._admission.enter(weight(body))

@@ -3,130 +3,19 @@
 import asyncio
 import contextlib
 import json
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from time import monotonic
 from typing import Any
 
 import msgspec
 import pytest
+from replicas import CHAT, TOKEN, Start, States, ask_for, error_of, spec_of
 
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import EngineError, StartFailed
 from aviary.core.ports import EngineRequest, EngineResponse, Progress
 from aviary.core.states import ReplicaState
 from aviary.engines.fake import FakeTextEngine, scripted_text
-from aviary.engines.registry import create_engine
-from aviary.replica import app as app_module
-from aviary.replica import watch
-from aviary.replica.app import ReplicaApp
-from aviary.wire.client import Client, Response, Target, UpstreamLost, UpstreamSilent
-from aviary.wire.server import server
-
-TOKEN = b"secret"
-CHAT = "/v1/chat/completions"
-
-
-def spec_of(engine: dict[str, Any] | None = None, **fields: Any) -> ModelSpec:
-    return ModelSpec.model_validate(
-        {"id": "m", "engine": {"kind": "fake", **(engine or {})}, **fields}
-    )
-
-
-class Replica:
-    """A running replica and a client to it."""
-
-    def __init__(self, app: ReplicaApp, client: Client, target: Target) -> None:
-        self.app = app
-        self.client = client
-        self.target = target
-
-    async def open(
-        self, body: Any, path: str = CHAT, *, token: bytes = TOKEN, silence_s: float = 10
-    ) -> Response:
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = [(b"x-aviary-token", token)]
-        return await self.client.request(
-            self.target, "POST", path, headers, raw, silence_s=silence_s
-        )
-
-    async def ask(self, body: Any, path: str = CHAT, **options: Any) -> tuple[int, bytes, Response]:
-        response = await self.open(body, path, **options)
-        try:
-            return response.status, await response.read_all(1 << 20), response
-        finally:
-            response.close()
-
-    async def get(self, path: str) -> tuple[int, Any]:
-        response = await self.client.request(self.target, "GET", path, [(b"x-aviary-token", TOKEN)])
-        try:
-            return response.status, json.loads(await response.read_all(1 << 20))
-        finally:
-            response.close()
-
-    async def ready(self) -> None:
-        async with asyncio.timeout(5):
-            while self.app.state is not ReplicaState.READY:
-                await asyncio.sleep(0.005)
-
-    async def until(self, running: int, waiting: int = 0, within_s: float = 1.0) -> None:
-        """Wait until so many run and wait; slots must be free within a second of leaving."""
-        began = monotonic()
-        while self.app.view()["running"] != running or self.app.view()["waiting"] != waiting:
-            assert monotonic() - began < within_s, self.app.view()
-            await asyncio.sleep(0.005)
-
-
-States = list[tuple[ReplicaState, str, float | None]]
-Start = Callable[..., Awaitable[Replica]]
-
-
-@pytest.fixture
-def states() -> States:
-    return []
-
-
-@pytest.fixture
-async def start(states: States) -> AsyncIterator[Start]:
-    async with contextlib.AsyncExitStack() as exits:
-
-        async def start(
-            spec: ModelSpec, engine: Any = None, *, ready: bool = True, max_body_bytes: int = 10_000
-        ) -> Replica:
-            app = ReplicaApp(
-                spec,
-                engine or create_engine(spec, None),  # type: ignore[arg-type]
-                token=TOKEN.decode(),
-                max_body_bytes=max_body_bytes,
-                on_state=lambda *state: states.append(state),
-            )
-            listener = exits.enter_context(socket.create_server(("127.0.0.1", 0)))
-            serving = server(app, drain_s=1, handle_signals=False)
-            task = asyncio.create_task(serving.serve(sockets=[listener]))
-
-            async def stop() -> None:
-                serving.should_exit = True
-                await task
-
-            exits.push_async_callback(stop)
-            client = Client()
-            exits.push_async_callback(client.close)
-            replica = Replica(app, client, Target(*listener.getsockname()))
-            if ready:
-                await replica.ready()
-            return replica
-
-        yield start
-
-
-def ask_for(text: str = "Hi", **fields: Any) -> dict[str, Any]:
-    return {"model": "x", "messages": [{"role": "user", "content": text}], **fields}
-
-
-def error_of(body: bytes) -> dict[str, Any]:
-    error: dict[str, Any] = json.loads(body)["error"]
-    return error
-
+from aviary.replica import lifecycle, watch
+from aviary.wire.client import UpstreamLost, UpstreamSilent
 
 # life cycle
 
@@ -587,8 +476,8 @@ async def test_a_client_that_reads_slowly_is_not_the_engines_silence(start: Star
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "SIGN_OF_LIFE_S", 0.1)
-    monkeypatch.setattr(app_module, "HEALTH_EVERY_S", 0.05)
-    monkeypatch.setattr(app_module, "HEALTH_DEADLINE_S", 0.05)
+    monkeypatch.setattr(lifecycle, "HEALTH_EVERY_S", 0.05)
+    monkeypatch.setattr(lifecycle, "HEALTH_DEADLINE_S", 0.05)
 
 
 @pytest.mark.usefixtures("often")
