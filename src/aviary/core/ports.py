@@ -34,6 +34,27 @@ READINESS = "readiness"
 """Request id of the generation by which a replica proves that it works."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a client already has of a streamed answer whose replica died.
+
+    The engine streams only what comes after it, without a role. All else is about the whole
+    answer: `max_tokens`, stop strings, and the usage it reports.
+
+    Attributes:
+        pieces: The text, in the pieces in which the first engine sent it: mostly a token each.
+        finish: The finish reason, when the client has that too: only usage and the end are wanted.
+    """
+
+    pieces: tuple[str, ...] = ()
+    finish: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The pieces, joined."""
+        return "".join(self.pieces)
+
+
 @dataclass(slots=True)
 class EngineRequest:
     """One generation asked of an engine.
@@ -42,11 +63,13 @@ class EngineRequest:
         path: OpenAI route, for example `/v1/chat/completions`.
         body: The decoded JSON body, with defaults and limits already applied.
         request_id: For logs and traces.
+        continuation: Given when an answer is to be continued, which is always a streamed one.
     """
 
     path: str
     body: dict[str, Any]
     request_id: str = ""
+    continuation: Continuation | None = None
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -67,6 +68,16 @@ def until_stop(tokens: list[str], stop: str | list[str] | None) -> tuple[list[st
     return tokens, False
 
 
+def count_given(tokens: list[str], text: str) -> int:
+    """How many of the tokens make up a text that was answered already."""
+    left = len(text)
+    for count, token in enumerate(tokens):
+        if left <= 0:
+            return count
+        left -= len(token)
+    return len(tokens)
+
+
 def prompt_text(body: dict[str, Any]) -> str:
     """The last user message's text, or the prompt of a completion."""
     messages = body.get("messages")
@@ -84,6 +95,25 @@ def count_words(body: dict[str, Any]) -> int:
     if not isinstance(messages, list):
         return len(str(body.get("prompt", "")).split())
     return sum(len(str(m.get("content", "")).split()) for m in messages if isinstance(m, dict))
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """What one generation plays.
+
+    Attributes:
+        tokens: The whole answer.
+        finish: Its finish reason; empty when the client has that already.
+        prompt_tokens: Length of the prompt.
+        given: How many tokens the client has already.
+        continued: Whether this goes on with an answer that another replica began.
+    """
+
+    tokens: list[str]
+    finish: str
+    prompt_tokens: int
+    given: int
+    continued: bool
 
 
 class FakeTextEngine:
@@ -133,13 +163,19 @@ class FakeTextEngine:
         tokens = scripted_text(body, most)
         tokens, stopped = until_stop(tokens, body.get("stop"))
         finish = "stop" if stopped or most == self._engine.tokens else "length"
+        given = 0
+        if request.continuation is not None:
+            given = count_given(tokens, request.continuation.text)
+            if request.continuation.finish is not None:
+                given, finish = len(tokens), ""
         self._requests += 1
         fault = next((f for f in self._engine.faults if self._requests % f.every == 0), None)
         if request.request_id == READINESS:
             fault = None  # a replica that never gets ready has no chance to commit one
         if fault is not None and fault.kind == "error" and fault.at_token == 0:
             raise EngineError("The fake engine fails, as its spec asks.")
-        events = self._events(body, chat, tokens, finish, prompt_tokens, fault)
+        script = _Script(tokens, finish, prompt_tokens, given, request.continuation is not None)
+        events = self._events(body, chat, script, fault)
         if body.get("stream"):
             return self._owned([EVENT_STREAM], events)
         return self._owned([JSON], _fold(events, chat))
@@ -157,9 +193,7 @@ class FakeTextEngine:
         self,
         body: dict[str, Any],
         chat: bool,
-        tokens: list[str],
-        finish: str,
-        prompt_tokens: int,
+        script: _Script,
         fault: FakeFault | None,
     ) -> AsyncGenerator[bytes, None]:
         kind = "chat.completion.chunk" if chat else "text_completion"
@@ -178,15 +212,15 @@ class FakeTextEngine:
                 choice["text"] = text or ""
             return encode_event({**top, "choices": [choice]})
 
-        self._prompt_tokens += prompt_tokens
+        self._prompt_tokens += script.prompt_tokens
         loop = asyncio.get_running_loop()
         sent = 0
         try:
-            if chat:
+            if chat and not script.continued:
                 first = {"index": 0, "delta": {"role": "assistant", "content": ""}}
                 yield encode_event({**top, "choices": [{**first, "finish_reason": None}]})
             due = loop.time() + self._engine.time_to_first_token
-            for token in tokens:
+            for token in script.tokens[script.given :]:
                 if fault is not None and sent >= fault.at_token:
                     await _commit(fault)
                     return
@@ -199,11 +233,12 @@ class FakeTextEngine:
                 await _commit(fault)
                 return
             await _sleep_until(loop, due)
-            yield chunk(None, finish)
+            if script.finish:
+                yield chunk(None, script.finish)
             usage = {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": sent,
-                "total_tokens": prompt_tokens + sent,
+                "prompt_tokens": script.prompt_tokens,
+                "completion_tokens": script.given + sent,
+                "total_tokens": script.prompt_tokens + script.given + sent,
             }
             yield encode_event({**top, "choices": [], "usage": usage}) + DONE
         finally:

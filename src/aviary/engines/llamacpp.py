@@ -39,9 +39,10 @@ from aviary.core.errors import (
     StartFailed,
     TimedOut,
 )
-from aviary.core.ports import EngineRequest, EngineResponse, Progress
+from aviary.core.ports import ByteStream, Continuation, EngineRequest, EngineResponse, Progress
 from aviary.core.states import EngineStats
 from aviary.engines.chunks import ChunkFolder
+from aviary.engines.llamacpp_continue import COMPLETION, Rewritten, find_seam
 from aviary.engines.llamacpp_events import EventFilter
 from aviary.engines.stream import OwnedStream, single
 from aviary.engines.templates import chat_template
@@ -144,6 +145,8 @@ class LlamaCpp:
                 + ("embeddings only." if self._engine.embeddings else "no embeddings."),
                 hint="" if self._engine.embeddings else "Set engine.embeddings in its spec.",
             )
+        if request.continuation is not None:
+            return await self._continue(request, request.continuation)
         streamed = request.path in STREAMED
         wants_stream = streamed and bool(request.body.get("stream"))
         wants_progress = bool(request.body.get("return_progress"))
@@ -183,6 +186,27 @@ class LlamaCpp:
         if wants_stream:
             return EngineResponse(200, [EVENT_STREAM], OwnedStream(stream, close))
         return EngineResponse(200, [JSON], OwnedStream(self._fold(stream, request.path), close))
+
+    async def _continue(self, request: EngineRequest, given: Continuation) -> EngineResponse:
+        seam = await find_seam(self._ask, request, given, self._engine.context_length)
+        if seam.finish:
+            stream: ByteStream = OwnedStream(single(seam.end()), lambda: None)
+            return EngineResponse(200, [EVENT_STREAM], stream)
+        rest = await self.generate(EngineRequest(COMPLETION, seam.body, request.request_id))
+        return EngineResponse(rest.status, rest.headers, Rewritten(rest.body, seam))
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self._send(path, body)
+        try:
+            answer = await response.read_all(ANSWER_LIMIT_BYTES)
+        except WireError as error:
+            raise self._wire_error(error) from error
+        finally:
+            response.close()
+        if response.status != 200:
+            raise self._error(answer, response.status)
+        fields: dict[str, Any] = msgspec.json.decode(answer)
+        return fields
 
     async def _send(self, path: str, body: dict[str, Any]) -> Response:
         if self._client is None:
