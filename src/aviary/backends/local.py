@@ -155,6 +155,7 @@ class LocalBackend:
         self._settings = settings
         self._token = token
         self._runtime = runtime
+        self._specs: dict[str, ModelSpec] = {}
         self._places: dict[str, list[_Place]] = {}
         self._logbooks: dict[str, Logbook] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -214,6 +215,7 @@ class LocalBackend:
         logbook = self._logbooks.get(spec.id)
         if logbook is None:
             logbook = self._logbooks[spec.id] = Logbook(self._settings.log_dir, spec.id)
+        self._specs[spec.id] = spec
         places = self._places.setdefault(spec.id, [])
         staying = [place for place in places if not place.leaving]
         old = [place for place in staying if place.spec.hash != spec.hash]
@@ -245,12 +247,13 @@ class LocalBackend:
 
     async def scale(self, model: str, replicas: int) -> None:
         """Add or drain replicas; those that stay are not touched."""
-        places = self._places.get(model, [])
-        if not places:
-            return
+        spec = self._specs.get(model)
+        if spec is None:
+            return  # removed in the meantime
+        places = self._places.setdefault(model, [])
         staying = [place for place in places if not place.leaving]
         for _ in range(replicas - len(staying)):
-            places.append(_Place(self, places[-1].spec, self._logbooks[model]))
+            places.append(_Place(self, spec, self._logbooks[model]))
         surplus = staying[replicas:]
         if surplus:
             # Those that serve nobody yet go first.
@@ -269,6 +272,7 @@ class LocalBackend:
 
     async def remove(self, model: str) -> None:
         """Drain and stop the replicas that the model has now; those deployed later stay."""
+        self._specs.pop(model, None)
         places = list(self._places.get(model, []))
         for place in places:
             place.give_up()
@@ -279,7 +283,7 @@ class LocalBackend:
 
     async def _remove(self, model: str, places: list[_Place]) -> None:
         await self._leave(model, places, DRAIN_S)
-        if not self._places.get(model):
+        if not self._places.get(model) and model not in self._specs:
             self._places.pop(model, None)
             logbook = self._logbooks.pop(model, None)
             if logbook is not None:
@@ -312,6 +316,7 @@ class LocalBackend:
         if self._background:
             await asyncio.wait(list(self._background))
         self._places.clear()
+        self._specs.clear()
         for logbook in self._logbooks.values():
             logbook.close()
         self._logbooks.clear()

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,26 +17,37 @@ from aviary.backends.local import LocalBackend
 from aviary.backends.logbook import Logbook
 from aviary.bootstrap.machine import (
     listen,
+    memory_total_bytes,
     only_one,
     raise_file_limit,
     runtime_folder,
     url_of,
 )
 from aviary.bootstrap.observed import Observed
+from aviary.bootstrap.replicas import AskedReplicas
 from aviary.bootstrap.upkeep import KeyPublisher, keep_in_order
 from aviary.bootstrap.workers import GatewayWorkers
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable, SpecError
-from aviary.core.ports import Backend
+from aviary.core.ports import Backend, StoredDeployment, StoredEvent
+from aviary.fleet.desired import GB
+from aviary.fleet.events import HISTORY
 from aviary.fleet.fleet import Fleet
+from aviary.fleet.keeper import Keeper
 from aviary.gateway.boot import WorkerBoot
+from aviary.store.writer import Appendable, RecordWriter
+from aviary.version import __version__
 
 if TYPE_CHECKING:
+    from aviary.store.fleet import SqlFleet
     from aviary.store.keys import SqlKeys
     from aviary.web.app import ControlApp
 
 CONTROL_STOP_S = 1.0
+EVENTS_CLOSE_S = 2.0
+MEMORY_SHARE = 0.9
+"""Of the machine's memory; the rest is for everything else on it."""
 GATEWAY_LOG = "_gateway"
 """Name of the workers' log; no model can have it."""
 
@@ -46,7 +57,9 @@ class Plan:
     """What to start.
 
     Attributes:
-        specs: The models.
+        specs: Models to apply; `None`: serve what was served last, or `starter` the first time.
+        starter: The specs of a home in which nothing was ever applied.
+        prune: Whether what was served last and is not among the specs is stopped.
         host: Address the gateway binds.
         port: Its port; 0 takes a free one.
         workers: Gateway workers.
@@ -55,7 +68,9 @@ class Plan:
         insecure: Bind beyond loopback without an admin key.
     """
 
-    specs: Sequence[ModelSpec]
+    specs: Sequence[ModelSpec] | None = None
+    starter: Callable[[], Sequence[ModelSpec]] = tuple
+    prune: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 2
@@ -75,7 +90,15 @@ class Instance:
         self.worker_ready = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.url = ""
-        self.fleet: Fleet
+        self._fleet: Fleet | None = None
+        self._workers = 0
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet of a started instance."""
+        if self._fleet is None:
+            raise RuntimeError("the instance has not started")
+        return self._fleet
 
     async def __aenter__(self) -> Instance:
         try:
@@ -100,26 +123,74 @@ class Instance:
         self.url = url_of(plan.host, listener.getsockname()[1])
         runtime = exits.enter_context(runtime_folder(settings.runtime))
         (runtime / "metrics").mkdir()
-
-        # Children first: database and web framework are imported here while those load.
         backend = make_backend(plan, settings, self._token, runtime)
-        self.fleet = Fleet(backend)
         exits.push_async_callback(backend.stop)
+        workers = self._make_workers(listener, runtime)
+        exits.push_async_callback(workers.stop)
+        if plan.backend == "local":  # children first: the database is imported while those load
+            self._start_workers(workers)
         await backend.start()
-        for spec in plan.specs:
-            await self.fleet.apply(spec)
         if keys is None:
             keys = await self._open_keys()
+        keeper, dropped_events = await self._start_fleet(backend)
         publish = KeyPublisher(keys, self.fleet, open_without_keys)
         await publish.now()
         log_url = settings.store_url("requests")
-        observed = Observed(self.fleet, log_url, self._token, runtime / "metrics", publish.now)
+        observed = Observed(
+            self.fleet, log_url, self._token, runtime / "metrics", publish.now, dropped_events
+        )
         exits.push_async_callback(observed.close)
-        app = await asyncio.to_thread(self._make_app, backend, keys, observed)
+        app = await asyncio.to_thread(self._make_app, backend, keys, observed, keeper)
         await self._serve_control(app, runtime)
         self._background(publish.poll())
+        self._background(keeper.run())
         self._background(keep_in_order(keys, log_url, settings.request_log_days))
-        self._start_workers(listener, runtime)
+        if plan.backend != "local":
+            self._start_workers(workers)
+        exits.push_async_callback(workers.stop)  # at the end the first to go
+
+    async def _start_fleet(self, backend: Backend) -> tuple[Keeper, Callable[[], int]]:
+        """Serve what was served last, and what the plan says."""
+        plan, settings, exits = self._plan, self._settings, self._exits
+        url = settings.store_url("state")
+
+        def load() -> tuple[SqlFleet, list[StoredDeployment], list[StoredEvent], bool]:
+            from aviary.store.fleet import SqlFleet
+
+            store = SqlFleet.open(url)
+            try:
+                return store, store.deployments(), store.events(HISTORY), store.ever_saved()
+            except BaseException:
+                store.close()
+                raise
+
+        store, rows, events, ever_saved = await asyncio.to_thread(load)
+        exits.callback(store.close)
+        writer: RecordWriter[StoredEvent] = RecordWriter(
+            lambda: _event_log(url), name="fleet events"
+        )
+        exits.push_async_callback(asyncio.to_thread, writer.close, EVENTS_CLOSE_S)
+        self._fleet = fleet = Fleet(backend, store, writer.put)
+        fleet.set_workers(self._workers)
+        fleet.remember(events)
+        replicas = AskedReplicas(self._token)
+        exits.push_async_callback(replicas.close)
+        specs = plan.specs
+        if specs is None and not ever_saved:
+            specs = await asyncio.to_thread(plan.starter)
+        await fleet.restore(rows, instead={spec.id: spec for spec in specs or ()})
+        if specs is not None:
+            await fleet.apply(specs, prune=plan.prune, rollback=False, by="aviary up")
+        fleet.note("", "started", f"Aviary {__version__} on the {plan.backend} backend")
+        return Keeper(fleet, backend, store, replicas, self._budget_bytes()), lambda: writer.dropped
+
+    def _budget_bytes(self) -> int | None:
+        """Memory that all models together may use; unknown on machines that others started."""
+        if self._settings.memory_gb is not None:
+            return int(self._settings.memory_gb * GB)
+        if self._plan.address is not None:
+            return None
+        return int(memory_total_bytes() * MEMORY_SHARE)
 
     async def _open_keys(self) -> SqlKeys:
         """Open the key store; refuse to listen beyond this machine without an admin key."""
@@ -135,12 +206,15 @@ class Instance:
         check_bind(self._plan.host, has_admin_key, self._plan.insecure)
         return keys
 
-    def _make_app(self, backend: Backend, keys: SqlKeys, observed: Observed) -> ControlApp:
+    def _make_app(
+        self, backend: Backend, keys: SqlKeys, observed: Observed, keeper: Keeper
+    ) -> ControlApp:
         from aviary.web.app import ControlApp
         from aviary.web.ports import Control
 
         control = Control(
             fleet=self.fleet,
+            keeper=keeper,
             backend=backend,
             backend_name=self._plan.backend,
             url=self.url,
@@ -189,7 +263,17 @@ class Instance:
 
         task.add_done_callback(ended)
 
-    def _start_workers(self, listener: socket.socket, runtime: Path) -> None:
+    def _set_workers(self, workers: int) -> None:
+        self._workers = workers
+        if self._fleet is not None:
+            self._fleet.set_workers(workers)
+
+    def _start_workers(self, workers: GatewayWorkers) -> None:
+        self.worker_ready = workers.first_ready
+        for supervisor in workers.start(max(1, self._plan.workers)):
+            self._watch(supervisor)
+
+    def _make_workers(self, listener: socket.socket, runtime: Path) -> GatewayWorkers:
         settings = self._settings
         boot = WorkerBoot(
             listener_fd=listener.fileno(),
@@ -202,11 +286,13 @@ class Instance:
             log_format=settings.log_format,
         )
         logbook = Logbook(settings.log_dir, GATEWAY_LOG)
-        workers = GatewayWorkers(boot, runtime / "metrics", logbook, self.fleet.set_workers)
-        self.worker_ready = workers.first_ready
-        for supervisor in workers.start(max(1, self._plan.workers)):
-            self._watch(supervisor)
-        self._exits.push_async_callback(workers.stop)
+        return GatewayWorkers(boot, runtime / "metrics", logbook, self._set_workers)
+
+
+def _event_log(url: str) -> Appendable[StoredEvent]:
+    from aviary.store.fleet import FleetEventLog
+
+    return FleetEventLog.open(url)
 
 
 def make_backend(plan: Plan, settings: Settings, token: str, runtime: Path) -> Backend:

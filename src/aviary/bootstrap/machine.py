@@ -59,6 +59,17 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def memory_total_bytes() -> int:
+    """The machine's memory, or what its container may use, if that is less."""
+    import psutil
+
+    total: int = psutil.virtual_memory().total
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text()))
+    return total
+
+
 def url_of(host: str, port: int) -> str:
     """Where people reach what listens there."""
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104

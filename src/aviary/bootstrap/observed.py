@@ -30,12 +30,14 @@ class Observed:
         token: str,
         metrics: Path,
         publish_keys: Callable[[], Awaitable[None]],
+        dropped_events: Callable[[], int],
     ) -> None:
         self._fleet = fleet
         self._url = log_url
         self._token = token.encode()
         self._metrics = metrics
         self._publish_keys = publish_keys
+        self.dropped_events = dropped_events
         self._client = Client(connect_timeout_s=PROBE_S)
         self._log: SqlRequestLog | None = None
         self._lock = asyncio.Lock()

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
         database_url: SQLAlchemy URL of the store; left out: SQLite files under `home`.
         url: Where the CLI finds a running Aviary.
         api_key: The key the CLI sends.
+        memory_gb: Memory that all models of a node may use together; left out: nine tenths of the
+            machine's. What does not fit rests, the least recently used first.
         request_log_days: How many days the request log keeps its records.
         max_body_mb: Largest request body the gateway accepts, in MiB.
         log_level: Least level that is logged.
@@ -42,6 +44,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     url: str = "http://127.0.0.1:8000"
     api_key: str | None = None
+    memory_gb: float | None = Field(default=None, gt=0)
     request_log_days: int = Field(default=90, ge=1)
     max_body_mb: int = Field(default=32, ge=1, le=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

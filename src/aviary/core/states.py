@@ -2,12 +2,13 @@
 
 A replica's states::
 
-    starting ──► ready ⇄ sleeping
-        │          │
-        │          ▼
-        │       stopping ──► stopped
-        ▼          ▼
-      failed ◄─────┘            (failed: died or did not start; the backend replaces it)
+       ┌──────── wakes ────────┐
+       ▼                       │
+    starting ──► ready ──► sleeping     any of these ──► stopping ──► stopped
+       │           │           │
+       └───────────┴───────────┴──► failed
+
+Failed: died, did not start, fell silent, could not sleep or wake; the backend replaces it.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class ModelView:
         asleep: The fleet lets it rest; a request wakes it.
         continue_streams: Whether an answer whose replica died goes on at another.
         wake_s: How long past wakes took, in seconds, when known.
+        detail: What an operator should know beyond the state, in words.
     """
 
     id: str
@@ -118,6 +120,7 @@ class ModelView:
     asleep: bool = False
     continue_streams: bool = True
     wake_s: float | None = None
+    detail: str = ""
 
     @property
     def state(self) -> ModelState:

@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from aviary.core.ports import StoredEvent
+
 Item = TypeVar("Item")
 
 HISTORY = 2000
@@ -21,10 +23,12 @@ class Event:
     Attributes:
         time: Unix time in seconds.
         model: The model it concerns.
-        state: State of the replica, or of the model when `replica` is empty.
+        state: State of the replica, or what happened to the model when `replica` is empty.
         replica: The replica it concerns.
         detail: In words.
         progress: Done fraction of a start, when known.
+        changed_by: Who did it: a key's id, `aviary` when the fleet did, empty for replicas.
+        seq: Number of a kept event, growing; 0 for mere progress.
     """
 
     time: float
@@ -33,6 +37,21 @@ class Event:
     replica: str = ""
     detail: str = ""
     progress: float | None = None
+    changed_by: str = ""
+    seq: int = 0
+
+    @classmethod
+    def of(cls, kept: StoredEvent) -> Event:
+        """From what the store keeps."""
+        return cls(
+            time=kept.time,
+            model=kept.model,
+            state=kept.kind,
+            replica=kept.replica,
+            detail=kept.detail,
+            changed_by=kept.changed_by,
+            seq=kept.seq,
+        )
 
 
 def _all(_item: object) -> bool:

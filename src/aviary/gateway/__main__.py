@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ from aviary.gateway.app import GatewayApp
 from aviary.gateway.boot import BOOT_ENV, WorkerBoot
 from aviary.gateway.exchange import GatewayState
 from aviary.gateway.feed import follow_snapshots
+from aviary.gateway.reporter import Reporter as ActivityReporter
 from aviary.process.lifeline import Reporter, watch_parent
 from aviary.process.logs import configure_logging
 from aviary.routing.table import Table
@@ -77,6 +79,7 @@ class Worker:
         self._tasks = [
             asyncio.create_task(follow_snapshots(client, control, token, take)),
             asyncio.create_task(_flush_metrics(state, writer)),
+            asyncio.create_task(ActivityReporter(state, control, _name()).run(client)),
         ]
         async with asyncio.timeout(FIRST_SNAPSHOT_S):
             await first.wait()  # before it, keys are not known: nobody may come in
@@ -96,6 +99,11 @@ class Worker:
             await self._client.close()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close, 2.0)
+
+
+def _name() -> str:
+    """Unique among all workers, those that ended included."""
+    return f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 async def _flush_metrics(state: GatewayState, writer: LogWriter) -> None:

@@ -166,14 +166,15 @@ class GatewayApp:
             raise RouteMissing(f"There is nothing at {path[:200]}.")
         if public:
             self._only(scope, "GET", "HEAD")
-            role, most_bytes = "none", 0
+            identity, most_bytes = ("none", ""), 0
         else:
             key = self._identify(state, scope)
             # Without keys everybody administers: `HostGuard` sees to it who that can be.
-            role, most_bytes = "admin" if key is None else key.role, state.max_body_bytes
+            identity = ("admin", "") if key is None else (key.role, key.id)
+            most_bytes = state.max_body_bytes
         check_length(scope["headers"], most_bytes)
         await forward(
-            state.client, self._control, state.token, role, (scope, receive, send), most_bytes
+            state.client, self._control, state.token, identity, (scope, receive, send), most_bytes
         )
 
 

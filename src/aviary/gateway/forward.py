@@ -8,6 +8,7 @@ import structlog
 
 from aviary.core.errors import Unavailable
 from aviary.wire.asgi import (
+    KEY_HEADER,
     ROLE_HEADER,
     TOKEN_HEADER,
     Leaving,
@@ -30,11 +31,19 @@ async def forward(
     client: Client,
     control: Target,
     token: bytes,
-    role: str,
+    identity: tuple[str, str],
     request: tuple[Scope, Receive, Send],
     max_body_bytes: int,
 ) -> None:
     """Ask the control process, in the role of the client, and pass its answer on.
+
+    Args:
+        client: Connections.
+        control: The control process.
+        token: The internal token.
+        identity: The client's role, and its key's id.
+        request: What the client sent, and the way back.
+        max_body_bytes: Largest body.
 
     Raises:
         Unavailable: the control process cannot be reached.
@@ -43,7 +52,8 @@ async def forward(
     body = await read_body(receive, max_body_bytes)
     headers = [(name, value) for name, value in scope["headers"] if name in PASSED]
     headers.append((TOKEN_HEADER, token))
-    headers.append((ROLE_HEADER, role.encode()))
+    headers.append((ROLE_HEADER, identity[0].encode()))
+    headers.append((KEY_HEADER, identity[1].encode()))
     path = scope["raw_path"].decode("ascii")
     query: bytes = scope["query_string"]
     if query:

@@ -83,6 +83,7 @@ class Metrics:
     Attributes:
         in_flight: Requests being served now.
         held: Requests that wait for a replica to become ready now.
+        served: Requests answered, ever.
         retries: Requests sent to another replica since the last flush.
         prompt_tokens: Since the last flush.
         completion_tokens: Likewise.
@@ -101,6 +102,7 @@ class Metrics:
         "in_flight",
         "prompt_tokens",
         "retries",
+        "served",
     )
 
     def __init__(self, model: str) -> None:
@@ -111,6 +113,7 @@ class Metrics:
         self._requests: dict[tuple[str, int], int] = {}
         self.in_flight = 0
         self.held = 0
+        self.served = 0
         self.retries = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -126,6 +129,7 @@ class Metrics:
         overhead_s: float | None,
     ) -> None:
         """Count an answered request."""
+        self.served += 1
         key = (route, status)
         self._requests[key] = self._requests.get(key, 0) + 1
         self._latency.observe(latency_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from time import monotonic
 
 from aviary.core.errors import ModelNotFound, Overloaded, Unavailable
@@ -16,15 +16,21 @@ from aviary.core.states import ModelView, ReplicaState, Snapshot
 from aviary.routing.balancer import Endpoint, choose
 
 SHOWN_MODELS = 8
+RETRY_AFTER_S = 5.0
+
+
+def _nobody() -> None:
+    """Nobody wants to know which requests wait."""
 
 
 class Route:
     """One model's endpoints in this worker."""
 
-    __slots__ = ("_changed", "endpoints", "held", "removed", "view")
+    __slots__ = ("_changed", "_on_hold", "endpoints", "held", "removed", "view")
 
-    def __init__(self, view: ModelView) -> None:
+    def __init__(self, view: ModelView, on_hold: Callable[[], None] = _nobody) -> None:
         self.view = view
+        self._on_hold = on_hold
         self.endpoints: list[Endpoint] = []
         self.held = 0
         self.removed = False
@@ -38,7 +44,7 @@ class Route:
             known.get(replica.id)
             or Endpoint(replica.id, replica.host, replica.port, replica.prefix, view.slots)
             for replica in view.replicas
-            if replica.state is ReplicaState.READY and replica.port
+            if replica.state is ReplicaState.READY and replica.port and not view.asleep
         ]
         self.wake()
 
@@ -47,8 +53,16 @@ class Route:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def acquire(self, deadline_s: float, exclude: Collection[str] = ()) -> Endpoint:
+    async def acquire(
+        self, deadline_s: float, exclude: Collection[str] = (), *, admitted: bool = False
+    ) -> Endpoint:
         """An endpoint to ask; waits for one until the deadline (clock of `monotonic`).
+
+        Args:
+            deadline_s: When to give up.
+            exclude: Ids of replicas not to ask at once.
+            admitted: The request had a replica already, which died in the middle of its answer. It
+                waits however many others do: there are never more such than were being answered.
 
         Raises:
             Overloaded: too many requests wait for this model already.
@@ -57,19 +71,20 @@ class Route:
         """
         endpoint = choose(self.endpoints, monotonic(), random.random, exclude)
         if endpoint is None:
-            endpoint = await self._hold(deadline_s)
+            endpoint = await self._hold(deadline_s, admitted)
         endpoint.outstanding += 1
         return endpoint
 
-    async def _hold(self, deadline_s: float) -> Endpoint:
+    async def _hold(self, deadline_s: float, admitted: bool) -> Endpoint:
         view = self.view
-        if self.held >= max(1, view.queue):
+        if self.held >= max(1, view.queue) and not admitted:
             raise Overloaded(
                 f"Model {view.id} has no ready replica, and {self.held} requests wait for one.",
                 hint="Try again later.",
-                retry_after_s=5,
+                retry_after_s=view.wake_s or RETRY_AFTER_S,
             )
         self.held += 1
+        self._on_hold()
         try:
             while True:
                 if self.removed:
@@ -80,7 +95,7 @@ class Route:
                     raise Unavailable(
                         f"Model {view.id} has no ready replica: {describe(self.view)}.",
                         hint=f"Waited {view.wait_s:g} s; see `aviary status`.",
-                        retry_after_s=5,
+                        retry_after_s=self.view.wake_s or RETRY_AFTER_S,
                     )
                 ejected = [e.ejected_until - now for e in self.endpoints if e.ejected_until > now]
                 pause_s = min([remaining_s, *ejected]) + 0.001
@@ -98,17 +113,23 @@ class Route:
 
 
 class Table:
-    """All models of this worker."""
+    """All models of this worker.
+
+    Attributes:
+        snapshot: What it was told last.
+        on_hold: Called whenever a request begins to wait for a replica.
+    """
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
+        self.on_hold: Callable[[], None] = _nobody
         self._routes: dict[str, Route] = {}
 
     def update(self, snapshot: Snapshot) -> None:
         """Take a snapshot of the control plane."""
         routes: dict[str, Route] = {}
         for view in snapshot.models:
-            route = self._routes.get(view.id) or Route(view)
+            route = self._routes.get(view.id) or Route(view, lambda: self.on_hold())
             route.update(view)
             routes[view.id] = route
         gone = [route for name, route in self._routes.items() if name not in routes]
@@ -144,6 +165,8 @@ class Table:
 
 def describe(view: ModelView) -> str:
     """The state of a model's replicas in words."""
+    if view.asleep:
+        return "it rests, and did not wake in time"
     if not view.replicas:
         return "none is running"
     parts = []

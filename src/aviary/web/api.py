@@ -10,45 +10,21 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from aviary.auth.keys import issue
-from aviary.config.loader import parse_spec
 from aviary.config.spec import ModelSpec
-from aviary.config.strict_yaml import MAX_BYTES
-from aviary.core.errors import BodyTooLarge, Forbidden, ModelNotFound
+from aviary.core.errors import ModelNotFound
+from aviary.fleet.events import Event
 from aviary.version import __version__
 from aviary.web import shapes
+from aviary.web.applying import add_applying
 from aviary.web.ports import Control, KeyRow
+from aviary.web.roles import ADMIN, is_admin
 from aviary.weights.address import redact
-from aviary.wire.asgi import ROLE_HEADER
 
-ROLE = ROLE_HEADER.decode()
 HEARTBEAT_S = 10.0
-
-
-def is_admin(request: Request) -> bool:
-    """Whether an administrator asks."""
-    return request.headers.get(ROLE) == "admin"
-
-
-def admin(request: Request) -> None:
-    """Let administrators pass."""
-    if not is_admin(request):
-        raise Forbidden(
-            "This needs an admin key.",
-            hint="Make one with `aviary keys create NAME --role admin`.",
-        )
-
-
-ADMIN = [Depends(admin)]
-SPEC_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"type": "object", "title": "Model spec"}}},
-    }
-}
 Lines = Annotated[int, Query(ge=0, le=2000)]
 
 
@@ -56,6 +32,8 @@ def make_router(control: Control) -> APIRouter:
     """All routes of `/api`."""
     router = APIRouter(prefix="/api")
     _add_models(router, control)
+    add_applying(router, control)
+    _add_events(router, control)
     _add_logs(router, control)
     _add_keys(router, control)
 
@@ -78,6 +56,7 @@ def make_router(control: Control) -> APIRouter:
                 errors=int(sum(total["errors"] for total in totals.values())),
                 dropped_log_records=await control.observed.dropped_log_records(),
             ),
+            dropped_events=control.observed.dropped_events(),
         )
 
     return router
@@ -125,22 +104,41 @@ def _add_models(router: APIRouter, control: Control) -> None:
 
         return _event_stream(follow())
 
-    @router.post("/models", status_code=202, dependencies=ADMIN, openapi_extra=SPEC_BODY)
-    async def add_model(request: Request) -> shapes.Applied:
-        """Serve a model as its spec (as JSON) says; replaces a model of the same id."""
-        text = bytearray()
-        async for piece in request.stream():
-            text += piece
-            if len(text) > MAX_BYTES:
-                raise BodyTooLarge(f"A spec has at most {MAX_BYTES:,} bytes.")
-        parsed = await asyncio.to_thread(parse_spec, bytes(text), "spec")
-        return shapes.Applied(model=parsed.id, action=await fleet.apply(parsed))
 
-    @router.delete("/models/{model}", dependencies=ADMIN)
-    async def stop_model(model: str) -> shapes.Applied:
-        """Stop serving a model; answers in progress end first."""
-        await fleet.stop_model(model)
-        return shapes.Applied(model=model, action="stopped")
+def _add_events(router: APIRouter, control: Control) -> None:
+    events = control.fleet.events
+
+    @router.get("/events", response_model=shapes.Events)
+    async def fleet_events(
+        limit: Lines = 100, model: str | None = None, follow: bool = False
+    ) -> shapes.Events | StreamingResponse:
+        """What happened to the fleet, oldest first; `follow=true`: a stream that goes on."""
+
+        def wanted(event: Event) -> bool:
+            return event.seq > 0 and model in (None, event.model)
+
+        if not follow:
+            return shapes.Events(events=[_event(e) for e in events.last(limit, wanted)])
+
+        async def stream() -> AsyncGenerator[dict[str, Any], None]:
+            follower = events.follow(limit, wanted)
+            async with contextlib.aclosing(follower):
+                async for event in follower:
+                    yield _event(event).model_dump()
+
+        return _event_stream(stream())
+
+
+def _event(event: Event) -> shapes.FleetEvent:
+    return shapes.FleetEvent(
+        seq=event.seq,
+        time=event.time,
+        model=event.model,
+        kind=event.state,
+        replica=event.replica,
+        detail=event.detail,
+        changed_by=event.changed_by,
+    )
 
 
 def _add_logs(router: APIRouter, control: Control) -> None:

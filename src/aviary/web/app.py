@@ -21,11 +21,13 @@ from starlette.exceptions import HTTPException
 
 from aviary.core.errors import AviaryError, InvalidRequest, NotAuthorized, RouteMissing
 from aviary.core.states import Snapshot
+from aviary.fleet.activity import Use
 from aviary.version import __version__
 from aviary.web.api import make_router
 from aviary.web.openapi import describe_openai_routes
 from aviary.web.ports import Control
 from aviary.wire.asgi import (
+    ACTIVITY_PATH,
     ROLE_HEADER,
     SNAPSHOTS_PATH,
     TOKEN_HEADER,
@@ -35,14 +37,25 @@ from aviary.wire.asgi import (
     error_body,
     error_headers,
     find_header,
+    read_body,
     send_error,
+    send_json,
 )
 
 HEARTBEAT_S = 5.0
+ACTIVITY_LIMIT_BYTES = 4 * 1024 * 1024
 SWAGGER = {
     "swagger-ui-bundle.js": "application/javascript",
     "swagger-ui.css": "text/css",
 }
+
+
+class _Activity(msgspec.Struct):
+    worker: str
+    uses: dict[str, tuple[int, int, float]]
+
+
+_activity = msgspec.json.Decoder(_Activity)
 
 
 class ControlApp:
@@ -61,13 +74,26 @@ class ControlApp:
         token = find_header(scope["headers"], TOKEN_HEADER) or b""
         if not hmac.compare_digest(token, self._token):
             await send_error(send, NotAuthorized("Only gateways of this Aviary are answered."))
-        elif scope["path"] == SNAPSHOTS_PATH:
+        elif scope["path"] in (SNAPSHOTS_PATH, ACTIVITY_PATH):
             if find_header(scope["headers"], ROLE_HEADER) is not None:
                 await send_error(send, RouteMissing("This is not for clients."))
-                return
-            await self._snapshots(receive, send)
+            elif scope["path"] == SNAPSHOTS_PATH:
+                await self._snapshots(receive, send)
+            else:
+                await self._activity(receive, send)
         else:
             await self._web(scope, receive, send)
+
+    async def _activity(self, receive: Receive, send: Send) -> None:
+        """Take a worker's report of its requests."""
+        try:
+            report = _activity.decode(await read_body(receive, ACTIVITY_LIMIT_BYTES))
+        except (msgspec.MsgspecError, AviaryError) as error:
+            await send_error(send, InvalidRequest(f"No report of activity: {error}"))
+            return
+        uses = {model: Use(*figures) for model, figures in report.uses.items()}
+        self._control.keeper.report(report.worker, uses)
+        await send_json(send, 200, {})
 
     async def _snapshots(self, receive: Receive, send: Send) -> None:
         """One JSON line a snapshot, as they change; an empty line as a sign of life."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from aviary.core.ports import Backend
 from aviary.core.states import KeyView
 from aviary.fleet.fleet import Fleet
+from aviary.fleet.keeper import Keeper
 
 
 class KeyRow(Protocol):
@@ -63,6 +64,9 @@ class Observed(Protocol):
     async def dropped_log_records(self) -> int:
         """Request log records lost by all workers."""
 
+    def dropped_events(self) -> int:
+        """Events of the fleet that could not be kept."""
+
     async def keys_changed(self) -> None:
         """Publish the keys anew, at once."""
 
@@ -73,6 +77,7 @@ class Control:
 
     Attributes:
         fleet: Desired state and snapshots.
+        keeper: Makes what is follow it.
         backend: What runs the replicas.
         backend_name: `local` or `ray`.
         url: Where people reach this Aviary.
@@ -82,6 +87,7 @@ class Control:
     """
 
     fleet: Fleet
+    keeper: Keeper
     backend: Backend
     backend_name: str
     url: str

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from aviary.core.states import ModelState, ModelView, ReplicaState, ReplicaView
+from aviary.fleet.desired import OutcomeState
 
 
 class Replica(BaseModel):
@@ -22,6 +23,7 @@ class Replica(BaseModel):
     node: str
     since: float = Field(description="Unix time in seconds of the last change of state.")
     restarts: int
+    spec_hash: str = Field(description="Hash of the spec it serves.")
 
     @classmethod
     def of(cls, view: ReplicaView) -> Replica:
@@ -37,6 +39,7 @@ class Replica(BaseModel):
             node=view.node,
             since=view.since,
             restarts=view.restarts,
+            spec_hash=view.spec_hash,
         )
 
 
@@ -56,6 +59,9 @@ class Model(BaseModel):
     id: str
     state: ModelState
     spec_hash: str
+    detail: str = Field(description="What an operator should know beyond the state.")
+    asleep: bool = Field(description="It rests; a request wakes it.")
+    wake_s: float | None = Field(description="How long past wakes took, in seconds.")
     description: str
     tags: list[str]
     engine: str
@@ -74,6 +80,9 @@ class Model(BaseModel):
             id=view.id,
             state=view.state,
             spec_hash=view.spec_hash,
+            detail=view.detail,
+            asleep=view.asleep,
+            wake_s=view.wake_s,
             description=view.description,
             tags=list(view.tags),
             engine=view.engine,
@@ -103,7 +112,67 @@ class Applied(BaseModel):
     """What became of a spec."""
 
     model: str
-    action: Literal["added", "updated", "unchanged", "stopped"]
+    action: Literal["added", "changed", "unchanged", "stopped", "pruned", "kept"]
+    apply: str | None = Field(description="Follow it at `/api/apply/{apply}`.")
+
+
+class FieldChange(BaseModel):
+    """One field of a spec that differs; null: not given."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class Change(BaseModel):
+    """What an apply does to one model."""
+
+    model: str
+    action: Literal["added", "changed", "unchanged", "pruned", "kept"]
+    restarts: bool = Field(description="Whether its replicas are replaced.")
+    fields: list[FieldChange]
+
+
+class Applying(BaseModel):
+    """What an apply changes."""
+
+    id: str | None = Field(description="Follow it at `/api/apply/{id}`; null for a dry run.")
+    changes: list[Change]
+
+
+class Outcome(BaseModel):
+    """What became of one model of an apply."""
+
+    model: str
+    state: OutcomeState
+    detail: str
+    log: list[str] = Field(description="The engine's last lines, when it failed.")
+
+
+class Application(BaseModel):
+    """What became of an apply."""
+
+    id: str
+    done: bool
+    models: list[Outcome]
+
+
+class FleetEvent(BaseModel):
+    """One thing that happened."""
+
+    seq: int
+    time: float = Field(description="Unix time in seconds.")
+    model: str
+    kind: str
+    replica: str
+    detail: str
+    changed_by: str
+
+
+class Events(BaseModel):
+    """What happened, oldest first."""
+
+    events: list[FleetEvent]
 
 
 class Counts(BaseModel):
@@ -111,6 +180,7 @@ class Counts(BaseModel):
 
     ready: int = 0
     starting: int = 0
+    sleeping: int = 0
     failed: int = 0
     stopped: int = 0
 
@@ -134,6 +204,7 @@ class Status(BaseModel):
     generation: int
     models: Counts
     requests: RequestCounts
+    dropped_events: int = Field(description="Events that could not be kept.")
 
 
 class LogLines(BaseModel):

@@ -13,6 +13,8 @@ from fastapi.testclient import TestClient
 from aviary.config.loader import load_spec, parse_spec, spec_files
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import AviaryError, SpecError
+from aviary.fleet.desired import Application
+from aviary.fleet.diff import Change, compare
 from aviary.web.api import make_router
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -24,10 +26,18 @@ class Fleet:
 
     def __init__(self) -> None:
         self.specs: list[ModelSpec] = []
+        self.options: dict[str, Any] = {}
+        self.events = None
 
-    async def apply(self, spec: ModelSpec) -> str:
-        self.specs.append(spec)
-        return "added"
+    def compare(self, specs: list[ModelSpec], *, prune: bool) -> list[Change]:
+        return compare({"old": ModelSpec.model_validate({**GOOD, "id": "old"})}, specs, prune=prune)
+
+    async def apply(
+        self, specs: list[ModelSpec], **options: Any
+    ) -> tuple[Application, list[Change]]:
+        self.specs.extend(specs)
+        self.options = options
+        return Application("ap-1"), self.compare(specs, prune=options.get("prune", False))
 
 
 @pytest.fixture
@@ -39,7 +49,14 @@ def fleet() -> Fleet:
 def client(fleet: Fleet) -> TestClient:
     app = FastAPI()
     control: Any = SimpleNamespace(
-        fleet=fleet, keys=None, backend=None, observed=None, backend_name="", url="", started=0.0
+        keeper=None,
+        fleet=fleet,
+        keys=None,
+        backend=None,
+        observed=None,
+        backend_name="",
+        url="",
+        started=0.0,
     )
     app.include_router(make_router(control))
 
@@ -68,6 +85,38 @@ def test_wrong_specs(client: TestClient, fleet: Fleet, text: str, words: str) ->
     assert answer.status_code == 422
     assert words in answer.json()["message"]
     assert not fleet.specs
+    if text:  # in a set likewise; what says where it is
+        answer = client.post("/api/apply", content='{"specs":[' + text + "]}")
+        assert answer.status_code in (400, 422)
+        assert words in answer.json()["message"] or "no apply" in answer.json()["message"]
+        assert not fleet.specs
+
+
+def test_apply(client: TestClient, fleet: Fleet) -> None:
+    body = {"specs": [GOOD, {**GOOD, "id": "old", "tags": []}], "prune": True, "rollback": False}
+    dry = client.post("/api/apply", json={**body, "dry_run": True})
+    assert (dry.status_code, dry.json()["id"], fleet.specs) == (202, None, [])
+    answer = client.post("/api/apply", json=body, headers={"x-aviary-key": "ak_7"})
+    assert answer.json()["id"] == "ap-1"
+    assert answer.json()["changes"] == dry.json()["changes"]
+    assert [(c["model"], c["action"], c["restarts"]) for c in answer.json()["changes"]] == [
+        ("a", "added", True),
+        ("old", "changed", False),
+    ]
+    assert answer.json()["changes"][1]["fields"] == [
+        {"field": "tags[0]", "before": "x", "after": None}
+    ]
+    assert fleet.options == {"prune": True, "rollback": False, "by": "ak_7"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"specs":1}', '{"specs":[],"pruen":true}', "\xff"]
+)
+def test_no_apply(client: TestClient, fleet: Fleet, text: str) -> None:
+    answer = client.post("/api/apply", content=text.encode("latin-1"))
+    assert answer.status_code == 400
+    assert "no apply" in answer.json()["message"]
+    assert not fleet.options
 
 
 def test_good_specs(client: TestClient, fleet: Fleet) -> None:

@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import ModelNotFound, NotAvailable, StartFailed
-from aviary.core.states import KeyView, ReplicaState, ReplicaView
+from aviary.core.errors import (
+    DoesNotFit,
+    InvalidRequest,
+    ModelNotFound,
+    NotAvailable,
+    StoreError,
+)
+from aviary.core.ports import StoredDeployment, StoredEvent
+from aviary.core.states import KeyView, ModelState, ReplicaState, ReplicaView
+from aviary.fleet.desired import Deployment
 from aviary.fleet.events import LAG_LIMIT, Feed
 from aviary.fleet.fleet import Fleet
+from aviary.store.fleet import SqlFleet
 
 
 class Scripted:
@@ -19,7 +29,7 @@ class Scripted:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.views: dict[str, tuple[ReplicaView, ...]] = {}
-        self.error: Exception | None = None
+        self.unfit = ""
         self.draining = asyncio.Event()
         self.draining.set()
         self.changed: Callable[[], None] = lambda: None
@@ -30,11 +40,13 @@ class Scripted:
 
     async def start(self) -> None: ...
 
+    def check(self, spec: ModelSpec, replicas: int) -> None:
+        if spec.id == self.unfit:
+            raise DoesNotFit(f"{spec.id} does not fit")
+
     async def deploy(self, spec: ModelSpec, replicas: int) -> None:
         self.calls.append(("deploy", spec.id, replicas))
-        if self.error is not None:
-            raise self.error
-        self.set(spec.id, ReplicaView(f"{spec.id}/1"))
+        self.set(spec.id, *(ReplicaView(f"{spec.id}/{n + 1}") for n in range(replicas)))
 
     async def scale(self, model: str, replicas: int) -> None:
         self.calls.append(("scale", model, replicas))
@@ -70,57 +82,144 @@ def backend() -> Scripted:
 
 
 @pytest.fixture
-async def fleet(backend: Scripted) -> Fleet:
-    return Fleet(backend)
+def store(tmp_path: Path) -> Iterator[SqlFleet]:
+    store = SqlFleet.open(f"sqlite:///{tmp_path / 'state.db'}")
+    yield store
+    store.close()
 
 
-async def test_apply(fleet: Fleet, backend: Scripted) -> None:
-    assert await fleet.apply(spec_of()) == "added"
+@pytest.fixture
+def kept() -> list[StoredEvent]:
+    return []
+
+
+@pytest.fixture
+async def fleet(backend: Scripted, store: SqlFleet, kept: list[StoredEvent]) -> Fleet:
+    return Fleet(backend, store, kept.append)
+
+
+async def actions(fleet: Fleet, *specs: ModelSpec, **options: Any) -> list[str]:
+    _, changes = await fleet.apply(specs, **options)
+    return [change.action for change in changes]
+
+
+async def test_apply(fleet: Fleet, backend: Scripted, store: SqlFleet) -> None:
+    assert await actions(fleet, spec_of(), by="ak_1") == ["added"]
     assert backend.calls == [("deploy", "m", 1)]
     created = fleet.snapshot.models[0].created
-    assert await fleet.apply(spec_of()) == "unchanged"
+    assert await actions(fleet, spec_of()) == ["unchanged"]
     assert backend.calls == [("deploy", "m", 1)]
     scaled = spec_of(scaling={"min_replicas": 3}, price={"usd_per_hour": 2})
-    assert await fleet.apply(scaled) == "updated"
+    [change] = fleet.compare([scaled], prune=False)
+    assert not change.restarts
+    assert {field.field: (field.before, field.after) for field in change.fields} == {
+        "scaling.min_replicas": (1, 3),
+        "scaling.max_replicas": (1, 3),
+        "price.usd_per_hour": (None, 2.0),
+    }
+    assert fleet.spec("m") == spec_of()  # comparing changes nothing
+    assert await actions(fleet, scaled, by="ak_2") == ["changed"]
     assert backend.calls[1:] == [("deploy", "m", 3)]
     [view] = fleet.snapshot.models
     assert (view.desired_replicas, view.usd_per_hour, view.created) == (3, 2, created)
     assert fleet.spec("m") == scaled
+    [row] = store.deployments()
+    assert ModelSpec.model_validate(row.spec) == scaled
+    assert (row.created, row.changed_by) == (created, "ak_2")
+    assert [(e.kind, e.changed_by) for e in store.events(9)] == [
+        ("added", "ak_1"),
+        ("changed", "ak_2"),
+    ]
 
 
-async def test_what_the_backend_refuses_was_never_applied(fleet: Fleet, backend: Scripted) -> None:
-    backend.error = StartFailed("no GPUs here")
-    for _ in range(2):
-        with pytest.raises(StartFailed):
-            await fleet.apply(spec_of())
-    assert fleet.snapshot.models == ()
-    assert fleet.events.last(9) == []
-    backend.error = None
-    await fleet.apply(spec_of())
-    backend.error = StartFailed("no GPUs here")
-    with pytest.raises(StartFailed):
-        await fleet.apply(spec_of(description="new"))
-    assert fleet.spec("m") == spec_of()
-    assert fleet.snapshot.models[0].description == ""
+async def test_prune(fleet: Fleet, backend: Scripted, store: SqlFleet) -> None:
+    await fleet.apply([spec_of("a"), spec_of("b"), spec_of("c")])
+    assert await actions(fleet, spec_of("b")) == ["unchanged", "kept", "kept"]
+    assert len(store.deployments()) == 3
+    assert await actions(fleet, spec_of("b"), prune=True) == ["unchanged", "pruned", "pruned"]
+    await asyncio.sleep(0)
+    assert backend.calls[3:] == [("remove", "a"), ("remove", "c")]
+    assert [row.model for row in store.deployments()] == ["b"]
+    assert [view.id for view in fleet.snapshot.models] == ["b"]
 
 
-async def test_engines_of_other_versions(fleet: Fleet, backend: Scripted) -> None:
-    with pytest.raises(NotAvailable, match="vllm"):
-        await fleet.apply(spec_of(engine={"kind": "vllm"}, source={"uri": "hf:a/b"}))
-    assert backend.calls == []
+async def test_all_or_nothing(fleet: Fleet, backend: Scripted, store: SqlFleet) -> None:
+    await fleet.apply([spec_of("a")])
+    backend.unfit = "c"
+    for bad, error in [
+        ([spec_of("b"), spec_of("b")], InvalidRequest),
+        (
+            [spec_of("b"), spec_of("v", engine={"kind": "vllm"}, source={"uri": "hf:a/b"})],
+            NotAvailable,
+        ),
+        ([spec_of("a", description="new"), spec_of("c")], DoesNotFit),
+    ]:
+        with pytest.raises(error):
+            await fleet.apply(bad, prune=True)
+    assert backend.calls == [("deploy", "a", 1)]
+    assert [row.model for row in store.deployments()] == ["a"]
+    assert fleet.spec("a") == spec_of("a")
+
+
+async def test_what_cannot_be_stored_is_not_served(
+    fleet: Fleet, backend: Scripted, store: SqlFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fleet.apply([spec_of("a")])
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(store, "save", full)
+    for wish in (fleet.apply([spec_of("b")]), fleet.stop_model("a")):
+        with pytest.raises(StoreError):
+            await wish
+    assert backend.calls == [("deploy", "a", 1)]
+    assert [view.id for view in fleet.snapshot.models] == ["a"]
+
+
+async def test_a_restart_serves_the_same(
+    fleet: Fleet, backend: Scripted, store: SqlFleet, kept: list[StoredEvent]
+) -> None:
+    resting = spec_of("z", scaling={"min_replicas": 0})
+    await fleet.apply([spec_of("b"), spec_of("a", price={"usd_per_hour": 1}), resting])
+    await fleet.settle(fleet.deployment("b"))
+    await fleet.apply([spec_of("b", description="new", engine={"kind": "fake", "slots": 2})])
+    store.append_events(kept)
+    again = Scripted()
+    successor = Fleet(again, store, kept.append)
+    successor.remember(store.events(100))
+    await successor.restore(store.deployments(), instead={"a": spec_of("a", tags=["x"])})
+    assert [view.id for view in successor.snapshot.models] == ["b", "a", "z"]
+    assert again.calls == [("deploy", "b", 1), ("deploy", "z", 0)]  # a is applied right after
+    assert successor.snapshot.models[2].state is ModelState.SLEEPING
+    assert successor.deployment("b").previous == spec_of("b")  # it had not become ready yet
+    await successor.apply([spec_of("a", tags=["x"])])
+    assert again.calls[2:] == [("deploy", "a", 1)]
+    numbers = [event.seq for event in successor.events.last(999) if event.seq]
+    assert numbers == sorted(set(numbers))
+
+
+async def test_a_stored_spec_that_nobody_can_read(fleet: Fleet, backend: Scripted) -> None:
+    row = StoredDeployment("old", 0, {"id": "old", "engine": {"kind": "steam"}})
+    good = Deployment(spec_of("m"), created=5, changed=6).stored(1)
+    await fleet.restore([row, good], instead={})
+    assert [view.id for view in fleet.snapshot.models] == ["m"]
+    assert fleet.snapshot.models[0].created == 5
+    [event] = [event for event in fleet.events.last(9) if event.model == "old"]
+    assert (event.state, "steam" in event.detail) == ("failed", True)
 
 
 async def test_generation_grows_only_on_change(fleet: Fleet, backend: Scripted) -> None:
     assert fleet.snapshot.generation == 0
     fleet.refresh()
     assert fleet.snapshot.generation == 0
-    await fleet.apply(spec_of())
+    await fleet.apply([spec_of()])
     before = fleet.snapshot.generation
     fleet.refresh()
     backend.set("m", *backend.replicas("m"))
     fleet.set_keys(())
     fleet.set_workers(0)
-    await fleet.apply(spec_of())
+    await fleet.apply([spec_of()])
     assert fleet.snapshot.generation == before
     backend.set("m", ReplicaView("m/1", "h", 1, state=ReplicaState.READY))
     assert fleet.snapshot.generation == before + 1
@@ -147,8 +246,8 @@ async def test_waiting_for_a_snapshot(fleet: Fleet) -> None:
 
 
 async def test_stop(fleet: Fleet, backend: Scripted) -> None:
-    await fleet.apply(spec_of("a"))
-    await fleet.apply(spec_of("b"))
+    await fleet.apply([spec_of("a")])
+    await fleet.apply([spec_of("b")])
     assert [view.id for view in fleet.snapshot.models] == ["a", "b"]
     await fleet.stop_model("a")
     assert [view.id for view in fleet.snapshot.models] == ["b"]
@@ -159,15 +258,16 @@ async def test_stop(fleet: Fleet, backend: Scripted) -> None:
 
 
 async def test_a_model_applied_while_its_namesake_drains(fleet: Fleet, backend: Scripted) -> None:
-    await fleet.apply(spec_of())
+    await fleet.apply([spec_of()])
     backend.draining.clear()
     stopping = asyncio.create_task(fleet.stop_model("m"))
-    await asyncio.sleep(0)
-    assert fleet.snapshot.models == ()
+    async with asyncio.timeout(5):
+        while fleet.snapshot.models:
+            await asyncio.sleep(0.001)
     with pytest.raises(ModelNotFound):
         await fleet.stop_model("m")
     async with asyncio.timeout(1):
-        assert await fleet.apply(spec_of()) == "added"
+        assert await actions(fleet, spec_of()) == ["added"]
     backend.set("m", *backend.replicas("m"), ReplicaView("m/2"))
     backend.draining.set()
     await stopping
@@ -179,7 +279,7 @@ async def test_a_model_applied_while_its_namesake_drains(fleet: Fleet, backend: 
 
 
 async def test_events_tell_each_change_once(fleet: Fleet, backend: Scripted) -> None:
-    await fleet.apply(spec_of())
+    await fleet.apply([spec_of()])
     ready = ReplicaView("m/1", "h", 1, state=ReplicaState.READY)
     backend.set("m", ready)
     backend.set("m", ready)

@@ -1,0 +1,149 @@
+"""What the fleet shall be: deployments, and what became of an apply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aviary.config.spec import ModelSpec
+from aviary.core.ports import StoredDeployment
+
+Rest = Literal["awake", "sleep", "zero"]
+"""How a model rests: its engines let go of their memory, or it has no replica at all."""
+
+OutcomeState = Literal[
+    "rolling", "ready", "sleeping", "rolled_back", "failed", "superseded", "removed"
+]
+GB = 1e9
+
+
+@dataclass(slots=True)
+class Deployment:
+    """A model that shall be served. Changed by the fleet only.
+
+    Attributes:
+        spec: What shall be served.
+        created: Unix time in seconds of its first declaration.
+        changed: Unix time in seconds of its last change.
+        changed_by: Who changed it.
+        previous: The version to go back to while a new one rolls out.
+        rolling: Whether a version rolls out whose fate is not yet known.
+        rollback: Whether a version that cannot start is taken back.
+        rest: How it rests.
+        rested_by: Why, in words.
+        moving: A change of `rest` is on its way.
+        awake_since_s: Clock time at which it was last deployed or woken.
+        woken: Unix time at which the present wake began; `None` when none goes on.
+        memory_bytes: What one replica takes, measured; `None` before it ran.
+        wake_s: How long wakes take, in seconds, measured.
+        waits: Why it cannot wake now; empty when it can.
+        apply: Id of the apply that follows its rollout.
+        cause: How its last failed replica failed.
+        refused: Why the backend did not take it at all.
+    """
+
+    spec: ModelSpec
+    created: float
+    changed: float
+    changed_by: str = ""
+    previous: ModelSpec | None = None
+    rolling: bool = False
+    rollback: bool = False
+    rest: Rest = "awake"
+    rested_by: str = ""
+    moving: bool = False
+    awake_since_s: float = 0.0
+    woken: float | None = None
+    memory_bytes: int | None = None
+    wake_s: float | None = None
+    waits: str = ""
+    apply: str = ""
+    cause: str = ""
+    refused: str = ""
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas it shall have now."""
+        return 0 if self.rest == "zero" else self.awake_replicas
+
+    @property
+    def awake_replicas(self) -> int:
+        """How many it has while it is awake."""
+        return max(1, self.spec.scaling.min_replicas)
+
+    @property
+    def need_bytes(self) -> int:
+        """Memory that its replicas take while it is awake; 0 while nobody knows."""
+        declared_gb = self.spec.resources.memory_gb
+        one = int(declared_gb * GB) if declared_gb is not None else self.memory_bytes or 0
+        return one * self.awake_replicas
+
+    def stored(self, position: int) -> StoredDeployment:
+        """As the store keeps it."""
+        return StoredDeployment(
+            model=self.spec.id,
+            position=position,
+            spec=self.spec.model_dump(mode="json", exclude_none=True),
+            previous=(
+                self.previous.model_dump(mode="json", exclude_none=True) if self.previous else None
+            ),
+            created=self.created,
+            changed=self.changed,
+            changed_by=self.changed_by,
+            memory_bytes=self.memory_bytes,
+            wake_s=self.wake_s,
+        )
+
+    @classmethod
+    def restored(cls, row: StoredDeployment) -> Deployment:
+        """From the store.
+
+        Raises:
+            ValueError: what is stored is no spec that this version reads.
+        """
+        previous: Mapping[str, Any] | None = row.previous
+        return cls(
+            spec=ModelSpec.model_validate(row.spec),
+            created=row.created,
+            changed=row.changed,
+            changed_by=row.changed_by,
+            previous=ModelSpec.model_validate(previous) if previous is not None else None,
+            rolling=previous is not None,
+            rollback=previous is not None,
+            memory_bytes=row.memory_bytes,
+            wake_s=row.wake_s,
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one model of an apply.
+
+    Attributes:
+        state: How it stands.
+        detail: Why, in words.
+        log: The engine's last lines, when it failed.
+    """
+
+    state: OutcomeState
+    detail: str = ""
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Application:
+    """One apply, and what became of it.
+
+    Attributes:
+        id: Its id.
+        models: What became of each model it changed.
+    """
+
+    id: str
+    models: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing of it is on its way."""
+        return all(outcome.state != "rolling" for outcome in self.models.values())

@@ -1,0 +1,352 @@
+"""Makes what is follow what shall be: judges rollouts, puts idle models to rest, wakes them.
+
+A loop that looks at the fleet after each news, and now and then: every step compares and, where
+something differs, begins what brings it nearer. What it begins may be begun again: replicas take
+each order twice without harm, so a lost one does none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from aviary.core.errors import AviaryError
+from aviary.core.ports import Backend, FleetStore
+from aviary.core.states import ReplicaState, ReplicaView
+from aviary.fleet.activity import Activity, Use
+from aviary.fleet.desired import Deployment, Rest
+from aviary.fleet.fleet import Fleet
+from aviary.fleet.memory import SLEEPING_BYTES, Resident, make_room
+from aviary.fleet.rollout import Judgement, judge
+
+log = structlog.get_logger()
+
+TICK_S = 0.5
+COALESCE_S = 0.02
+DELIVERED_WITHIN_S = 1.0
+LOG_LINES = 20
+NEWEST = 0.5
+"""Weight of the newest wake in the running mean of wakes."""
+
+
+class Replicas(Protocol):
+    """What the keeper asks of single replicas."""
+
+    async def sleep(self, replica: ReplicaView) -> bool:
+        """Free the engine; false when the replica is busy or cannot be asked."""
+
+    async def wake(self, replica: ReplicaView) -> bool:
+        """Begin to load the engine again; false when the replica cannot be asked."""
+
+    async def memory_bytes(self, replica: ReplicaView) -> int | None:
+        """What the replica's processes take; `None` when unknown."""
+
+
+class Keeper:
+    """The fleet's loop.
+
+    Args:
+        fleet: What shall be.
+        backend: What is.
+        store: Keeps what was measured.
+        replicas: Asks single replicas.
+        budget_bytes: Memory that all models together may use; `None`: no bound.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        backend: Backend,
+        store: FleetStore,
+        replicas: Replicas,
+        budget_bytes: int | None,
+    ) -> None:
+        self._fleet = fleet
+        self._backend = backend
+        self._store = store
+        self._replicas = replicas
+        self._budget_bytes = budget_bytes
+        self._activity = Activity()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._measured: set[str] = set()
+
+    def report(self, worker: str, uses: Mapping[str, Use]) -> None:
+        """Take what a gateway worker says of its requests; one that waits wakes its model."""
+        self._activity.report(worker, uses, time.monotonic())
+        if any(use.held for use in uses.values()):
+            self._fleet.news.set()
+
+    async def run(self) -> None:
+        """Keep the fleet, until cancelled."""
+        try:
+            while True:
+                try:
+                    self.step(time.monotonic())
+                except Exception:
+                    log.exception("a look at the fleet failed")
+                await self._rest()
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(TICK_S):
+                await self._fleet.news.wait()
+            await asyncio.sleep(COALESCE_S)
+        except TimeoutError:
+            pass
+        self._fleet.news.clear()
+
+    def _keep(self, deployment: Deployment, work: Coroutine[Any, Any, None]) -> None:
+        """Do something slow for a model, one thing at a time."""
+        deployment.moving = True
+
+        async def run() -> None:
+            try:
+                await work
+            except AviaryError as error:
+                log.warning("the fleet could not", model=deployment.spec.id, cause=str(error))
+                await asyncio.sleep(TICK_S)
+            except Exception:
+                log.exception("the fleet could not", model=deployment.spec.id)
+                await asyncio.sleep(TICK_S)
+            finally:
+                deployment.moving = False
+                self._fleet.news.set()
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def step(self, now_s: float) -> None:
+        """Compare what is with what shall be, and begin what brings it nearer."""
+        self._activity.forget_stale(now_s)
+        for deployment in self._fleet.deployments:
+            if deployment.moving:
+                continue
+            replicas = self._backend.replicas(deployment.spec.id)
+            if deployment.rolling:
+                self._judge(deployment, replicas)
+            elif deployment.rest == "awake":
+                self._keep_awake(deployment, replicas, now_s)
+            else:
+                self._keep_at_rest(deployment, replicas)
+        for model in self._activity.wanted():
+            waiting = next((d for d in self._fleet.deployments if d.spec.id == model), None)
+            if waiting is not None and waiting.rest != "awake" and not waiting.moving:
+                self._try_to_wake(waiting, now_s)
+        if self._budget_bytes is not None:
+            self._keep_budget(self._budget_bytes, now_s)
+
+    # rollouts
+
+    def _judge(self, deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> None:
+        judgement = judge(replicas, deployment.spec.hash, deployment.replicas)
+        if deployment.refused:
+            judgement = Judgement("failed", deployment.refused)
+        if judgement.verdict == "ready":
+            self._keep(deployment, self._settle(deployment))
+        elif judgement.verdict == "failed":
+            model = deployment.spec.id
+            lines = [
+                line
+                for line in self._backend.logs(model, 10 * LOG_LINES)
+                if judgement.replica.rpartition("/")[2] in line
+            ] or self._backend.logs(model, LOG_LINES)
+            lines = lines[-LOG_LINES:]
+            cause = judgement.cause or deployment.cause
+            if deployment.rollback:
+                self._keep(deployment, self._fleet.take_back(deployment, cause, lines))
+            else:
+                self._fleet.conclude(deployment, "failed", cause, lines)
+
+    async def _settle(self, deployment: Deployment) -> None:
+        await self._fleet.settle(deployment)
+        await self._measure(deployment)
+
+    async def _measure(self, deployment: Deployment) -> None:
+        """Note how much memory a replica takes now that it works."""
+        ready = self._ready(deployment)
+        sizes = [await self._replicas.memory_bytes(replica) for replica in ready]
+        known = [size for size in sizes if size]
+        if known:
+            deployment.memory_bytes = max(known)
+            await asyncio.to_thread(
+                self._store.measured,
+                deployment.spec.id,
+                deployment.memory_bytes,
+                deployment.wake_s,
+            )
+
+    def _ready(self, deployment: Deployment) -> list[ReplicaView]:
+        replicas = self._backend.replicas(deployment.spec.id)
+        return [r for r in replicas if r.state is ReplicaState.READY]
+
+    # awake
+
+    def _keep_awake(
+        self, deployment: Deployment, replicas: tuple[ReplicaView, ...], now_s: float
+    ) -> None:
+        model = deployment.spec.id
+        ready = [r for r in replicas if r.state is ReplicaState.READY]
+        sleeping = [r for r in replicas if r.state is ReplicaState.SLEEPING]
+        if sleeping:
+            self._keep(deployment, self._wake_replicas(sleeping))
+        elif deployment.woken is not None and ready:
+            took_s = max(0.0, min(r.since for r in ready) - deployment.woken)
+            deployment.woken = None
+            before = deployment.wake_s
+            deployment.wake_s = took_s if before is None else before + NEWEST * (took_s - before)
+            self._fleet.note(model, "woke", f"in {took_s:.1f} s")
+            self._keep(deployment, self._measure(deployment))
+        elif ready and model not in self._measured:
+            self._measured.add(model)
+            self._keep(deployment, self._measure(deployment))
+        elif ready:
+            self._rest_when_idle(deployment, now_s)
+
+    def _rest_when_idle(self, deployment: Deployment, now_s: float) -> None:
+        idle = deployment.spec.scaling.idle
+        how: Rest = "awake" if idle.then == "keep" else idle.then
+        if deployment.spec.scaling.min_replicas == 0:
+            how = "zero" if how == "awake" else how
+        model = deployment.spec.id
+        used_s = self._activity.last_used_s(model, deployment.awake_since_s)
+        if how == "awake" or now_s - used_s < idle.after or self._activity.in_flight(model):
+            return
+        self._keep(deployment, self._put_to_rest(deployment, how, f"idle for {idle.after:g} s"))
+
+    # at rest
+
+    async def _put_to_rest(self, deployment: Deployment, how: Rest, why: str) -> None:
+        """Gateways stop sending first; a replica that is busy after all calls it off."""
+        fleet, model = self._fleet, deployment.spec.id
+        deployment.rest, deployment.rested_by, deployment.woken = how, why, None
+        fleet.refresh()
+        await fleet.everywhere(DELIVERED_WITHIN_S)
+        if how == "zero":
+            await self._backend.scale(model, 0)
+        else:
+            asked = [(r, self._replicas.sleep(r)) for r in self._ready(deployment)]
+            slept = await asyncio.gather(*(answer for _, answer in asked))
+            if not all(slept):
+                deployment.rest, deployment.rested_by = "awake", ""
+                deployment.awake_since_s = time.monotonic()
+                fleet.refresh()
+                return
+        fleet.note(model, "rests", f"{'no replica' if how == 'zero' else 'asleep'}: {why}")
+
+    def _keep_at_rest(self, deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> None:
+        """A replica that came back after a crash is to rest as the others do."""
+        if deployment.rest == "zero":
+            if any(r.state is not ReplicaState.STOPPING for r in replicas):
+                self._keep(deployment, self._backend.scale(deployment.spec.id, 0))
+            return
+        awake = self._ready(deployment)
+        if awake:
+            self._keep(deployment, self._sleep_again(awake))
+
+    async def _sleep_again(self, replicas: list[ReplicaView]) -> None:
+        slept = await asyncio.gather(*(self._replicas.sleep(replica) for replica in replicas))
+        if not all(slept):
+            await asyncio.sleep(TICK_S)
+
+    # waking
+
+    def _try_to_wake(self, deployment: Deployment, now_s: float) -> None:
+        """Wake a model for which requests wait, once there is room; others may have to rest."""
+        victims: list[str] | None = []
+        if self._budget_bytes is not None:
+            residents = self._residents(besides=deployment.spec.id)
+            need = deployment.need_bytes
+            victims = make_room(self._budget_bytes, residents, need, now_s)
+        if victims is None:
+            waits = "waits until others that use the memory are idle"
+            if deployment.waits != waits:
+                deployment.waits = waits
+                self._fleet.note(deployment.spec.id, "waits", waits)
+                self._fleet.refresh()
+            return
+        deployment.waits = ""
+        resting = [d for d in self._fleet.deployments if d.spec.id in victims]
+        for victim in resting:
+            victim.moving = True
+        self._keep(deployment, self._wake(deployment, resting))
+
+    async def _wake(self, deployment: Deployment, resting: list[Deployment]) -> None:
+        fleet, model = self._fleet, deployment.spec.id
+        try:
+            for victim in resting:
+                await self._put_to_rest(
+                    victim, _rest_of(victim), f"its memory is needed by {model}"
+                )
+        finally:
+            for victim in resting:
+                victim.moving = False
+        if any(victim.rest == "awake" for victim in resting):
+            return  # one was asked for in that very moment; the next step chooses anew
+        how, deployment.rest, deployment.rested_by = deployment.rest, "awake", ""
+        deployment.awake_since_s, deployment.woken = time.monotonic(), time.time()
+        about = f", about {deployment.wake_s:.1f} s" if deployment.wake_s is not None else ""
+        fleet.note(model, "wakes", f"a request waits{about}")
+        if how == "zero":
+            await self._backend.scale(model, deployment.awake_replicas)
+        else:
+            replicas = self._backend.replicas(model)
+            await self._wake_replicas([r for r in replicas if r.state is ReplicaState.SLEEPING])
+        fleet.refresh()
+
+    async def _wake_replicas(self, replicas: list[ReplicaView]) -> None:
+        told = await asyncio.gather(*(self._replicas.wake(replica) for replica in replicas))
+        # They say that they start by their own way; until that has come, do not ask again.
+        await asyncio.sleep(TICK_S if all(told) else 2 * TICK_S)
+
+    # memory
+
+    def _residents(self, besides: str = "") -> list[Resident]:
+        found = []
+        for deployment in self._fleet.deployments:
+            model = deployment.spec.id
+            if model == besides:
+                continue
+            at_rest = deployment.rest != "awake"
+            sleeping = SLEEPING_BYTES * deployment.awake_replicas
+            found.append(
+                Resident(
+                    model=model,
+                    memory_bytes=(
+                        (sleeping if deployment.rest == "sleep" else 0)
+                        if at_rest
+                        else deployment.need_bytes
+                    ),
+                    last_used_s=self._activity.last_used_s(model, deployment.awake_since_s),
+                    awake_since_s=deployment.awake_since_s,
+                    busy=at_rest
+                    or deployment.moving
+                    or deployment.rolling
+                    or self._activity.in_flight(model) > 0,
+                )
+            )
+        return found
+
+    def _keep_budget(self, budget_bytes: int, now_s: float) -> None:
+        """What was measured, or applied, may be more than there is: let the least used rest."""
+        residents = self._residents()
+        awake = [d for d in self._fleet.deployments if d.rest == "awake" and d.need_bytes]
+        if len(awake) < 2:
+            return  # alone it may use more: it could run never otherwise
+        victims = make_room(budget_bytes, residents, 0, now_s)
+        for deployment in self._fleet.deployments:
+            if victims and deployment.spec.id in victims and not deployment.moving:
+                why = "the models together use more memory than they may"
+                self._keep(deployment, self._put_to_rest(deployment, _rest_of(deployment), why))
+
+
+def _rest_of(deployment: Deployment) -> Rest:
+    """How a model rests that makes room for another."""
+    return "zero" if deployment.spec.scaling.idle.then == "zero" else "sleep"
