@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -14,8 +14,18 @@ import msgspec
 
 from aviary.auth.bind import is_loopback
 from aviary.config.settings import Settings
-from aviary.core.errors import AviaryError, Forbidden, ModelNotFound, NotAuthorized, SpecError
+from aviary.core.errors import (
+    AviaryError,
+    Forbidden,
+    ModelNotFound,
+    NotAuthorized,
+    SpecError,
+    Unavailable,
+)
 from aviary.wire.sse import EventSplitter, payload, split_events
+
+if TYPE_CHECKING:
+    from aviary.config.spec import ModelSpec
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -29,6 +39,7 @@ class Replica(msgspec.Struct):
     id: str = ""
     state: str = ""
     detail: str = ""
+    progress: float | None = None
     host: str = ""
     port: int = 0
     pid: int = 0
@@ -59,6 +70,7 @@ class Model(msgspec.Struct):
     context_length: int = 0
     slots: int = 0
     desired_replicas: int = 0
+    detail: str = ""
     replicas: list[Replica] = []
     running: int = 0
     waiting: int = 0
@@ -68,6 +80,21 @@ class Model(msgspec.Struct):
     def ready_replicas(self) -> int:
         """How many replicas can serve."""
         return sum(replica.state in ("ready", "sleeping") for replica in self.replicas)
+
+    @property
+    def restarts(self) -> int:
+        """How often its present replicas' places had to be filled again."""
+        return sum(replica.restarts for replica in self.replicas)
+
+    @property
+    def doing(self) -> str:
+        """What it does or lacks, in words: how a replica failed, else how far one has come."""
+        for state in ("failed", "starting"):
+            for replica in self.replicas:
+                if replica.state == state and replica.detail:
+                    done = "" if replica.progress is None else f" {replica.progress:.0%}"
+                    return replica.detail + done
+        return self.detail
 
 
 class Models(msgspec.Struct):
@@ -95,16 +122,73 @@ class Status(msgspec.Struct):
     generation: int = 0
     models: dict[str, int] = {}
     requests: Requests = msgspec.field(default_factory=Requests)
+    dropped_events: int = 0
+
+
+class FieldChange(msgspec.Struct):
+    """One field of a spec that an apply changes."""
+
+    field: str
+    before: Any = None
+    after: Any = None
+
+
+class Change(msgspec.Struct):
+    """What an apply makes of one model: `added`, `changed`, `unchanged`, `pruned` or `kept`."""
+
+    model: str
+    action: str
+    restarts: bool = False
+    fields: list[FieldChange] = []
+
+
+class Applied(msgspec.Struct):
+    """The answer of `/api/apply`; without an id when nothing was to be done."""
+
+    id: str | None = None
+    changes: list[Change] = []
+
+
+class Outcome(msgspec.Struct):
+    """What became of one model of an apply."""
+
+    model: str
+    state: str
+    detail: str = ""
+    log: list[str] = []
+
+
+class Application(msgspec.Struct):
+    """The answer of `/api/apply/{id}`: how an apply stands."""
+
+    id: str = ""
+    done: bool = False
+    models: list[Outcome] = []
 
 
 class Event(msgspec.Struct):
-    """One change of a model, as `/api/models/{id}/events` sends it."""
+    """Something that happened to the fleet, as `/api/events` shows it."""
 
+    seq: int = 0
     time: float = 0.0
-    state: str = ""
-    replica: str | None = None
-    detail: str | None = None
-    progress: float | None = None
+    model: str = ""
+    kind: str = ""
+    replica: str = ""
+    detail: str = ""
+    changed_by: str = ""
+
+
+class Events(msgspec.Struct):
+    """The answer of `/api/events`."""
+
+    events: list[Event] = []
+
+
+class Unreachable(AviaryError):
+    """No answer came; the request itself may be good."""
+
+    code = "unreachable"
+    retryable = True
 
 
 class Client:
@@ -146,9 +230,22 @@ class Client:
         """One model; raises `ModelNotFound`."""
         return self.read(self.get(model_path(model)), Model)
 
-    def add(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """Declare a model; answers `{"model", "action"}`."""
-        return self.read(self._call("POST", "/api/models", json=spec), dict[str, Any])
+    def apply(
+        self, specs: Sequence[ModelSpec], *, prune: bool, dry_run: bool, rollback: bool
+    ) -> Applied:
+        """Serve models as their specs say, or only say what that would change."""
+        body = {
+            # Without the nulls: some parts of a spec count which of their fields are given.
+            "specs": [spec.model_dump(mode="json", exclude_none=True) for spec in specs],
+            "prune": prune,
+            "dry_run": dry_run,
+            "rollback": rollback,
+        }
+        return self.read(self._call("POST", "/api/apply", json=body), Applied)
+
+    def application(self, apply: str) -> Application:
+        """How an apply stands."""
+        return self.read(self.get(f"/api/apply/{quote(apply, safe='')}"), Application)
 
     def stop(self, model: str) -> dict[str, Any]:
         """Stop a model; answers `{"model", "action"}`."""
@@ -247,14 +344,19 @@ def mapped(url: str) -> Iterator[None]:
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout):
-        raise AviaryError(
+        raise Unreachable(
             f"No Aviary answers at {url}.", hint="Start one with: aviary up"
         ) from None
     except httpx2.TimeoutException:
-        raise AviaryError(f"The Aviary at {url} did not answer in time.") from None
+        raise Unreachable(f"The Aviary at {url} did not answer in time.") from None
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise AviaryError(f"The connection to {url} broke: {reason}.") from None
+        raise Unreachable(f"The connection to {url} broke: {reason}.") from None
+
+
+def may_pass(error: AviaryError) -> bool:
+    """Whether whoever waits should ask again: the server is away, perhaps for a moment only."""
+    return isinstance(error, Unreachable | Unavailable)
 
 
 def error_from(response: httpx2.Response, url: str) -> AviaryError:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from aviary.cli import keys
+from aviary.cli.apply import apply
 from aviary.cli.check import check
+from aviary.cli.events import events
 from aviary.cli.logs import logs
 from aviary.cli.models import models
 from aviary.cli.options import (
@@ -27,6 +28,7 @@ from aviary.cli.run import run as run_model
 from aviary.cli.schema import schema
 from aviary.cli.status import status
 from aviary.cli.stop import stop
+from aviary.cli.up import up
 from aviary.cli.version import version
 from aviary.core.errors import AviaryError
 from aviary.version import __version__
@@ -87,51 +89,13 @@ def _globals(
     context.obj = Globals(url=url, api_key=api_key)
 
 
-@app.command()
-def up(
-    context: typer.Context,
-    specs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Spec files or folders of them; none: the starter catalog.", metavar="SPEC"
-        ),
-    ] = None,
-    models: Annotated[
-        Path | None, typer.Option("--models", help="A folder of specs to serve.", metavar="DIR")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Gateway processes.")] = 2,
-    backend: Annotated[
-        Literal["local", "ray"], typer.Option(help="What runs the replicas.")
-    ] = "local",
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join.", metavar="RAY")] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without any key.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> int:
-    """Start Aviary and serve models until Ctrl-C."""
-    from aviary.cli.up import up as serve
-
-    return serve(
-        specs=list(specs or ()),
-        models=models,
-        host=host,
-        port=port,
-        workers=workers,
-        backend=backend,
-        address=address,
-        insecure=insecure,
-        as_json=as_json,
-        settings=settings_for(context),
-    )
-
-
+app.command()(up)
+app.command()(apply)
 app.command("run")(run_model)
 app.command()(stop)
 app.command()(status)
 app.command()(models)
+app.command()(events)
 app.command()(logs)
 app.command()(query)
 app.command()(check)

@@ -44,12 +44,14 @@ def models(
 
 
 def print_models(found: list[Model]) -> None:
-    """The table of models, and why those that failed did."""
+    """The table of models, what is to be known of some, and why those that failed did."""
     if not found:
         say("No models. Add one with: aviary run SPEC")
         return
     print_table(COLUMNS, [_row(model) for model in found])
     for model in found:
+        if model.detail and model.state != "sleeping":
+            say(f"{model.id}: {model.detail}")
         for replica in model.replicas:
             if replica.state == "failed" and replica.detail:
                 say(f"{replica.id} failed: {replica.detail}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aviary.cli.options import is_terminal, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _LEAST_WIDE = 24
 
@@ -39,15 +43,15 @@ def one_line(text: str, most: int) -> str:
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their headings."""
-    cells = [[" ".join(printable(cell).split()) for cell in row] for row in rows]
+    cells = _cells(rows)
     if is_terminal():
         _print_rich(columns, cells)
     else:
         _print_plain(columns, cells)
 
 
-def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
+def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
+    """The table as rich draws it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -59,8 +63,18 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
             no_wrap=not column.wide,
             overflow="fold",
         )
-    for row in rows:
+    for row in _cells(rows):
         table.add_row(*(Text(cell) for cell in row))  # Text: models' words are no markup
+    return table
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[" ".join(printable(cell).split()) for cell in row] for row in rows]
+
+
+def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+
     console = Console()
     # A line that the terminal breaks is easier to read, and to copy, than cells cut to pieces.
     least = sum(
@@ -68,7 +82,7 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         for column, width in zip(columns, _widths(columns, rows), strict=True)
     )
     console.width = max(console.width, least + len(columns) * 2)
-    console.print(table)
+    console.print(rich_table(columns, rows))
 
 
 def _print_plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

@@ -1,19 +1,17 @@
-"""models, status, logs, stop and run against a stand-in server."""
+"""models, status, logs, events and stop against a stand-in server."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from aviary.cli.main import app
 
 runner = CliRunner()
-
-SPEC = "id: a\nengine: {kind: fake}\nscaling: {signal: {queue: 2}}\nlimits: {wait: 5s}\n"
 
 
 def test_models_table_is_plain_and_aligned(aviary, make_model):
@@ -34,6 +32,16 @@ def test_models_table_is_plain_and_aligned(aviary, make_model):
     assert head.endswith("TOKENS OUT")
     assert second.endswith("       345")
     assert "a-long-name/1 failed: no [bold]memory[/]" in result.stderr
+
+
+def test_what_is_to_be_known_of_a_model(aviary, make_model):
+    loop = make_model("a", state="failed", detail="crash loop: 5 failures")
+    rests = make_model("b", state="sleeping", detail="idle for 300 s; a request wakes it")
+    aviary.on("GET", "/api/models", {"models": [loop, rests]})
+    result = runner.invoke(app, ["models"])
+    assert "a: crash loop: 5 failures" in result.stderr
+    assert "idle" not in result.stderr  # its state says it
+    assert result.stdout.splitlines()[2].split()[1] == "sleeping"
 
 
 def test_models_json_is_what_the_server_says(aviary, make_model):
@@ -57,7 +65,8 @@ def status_of() -> dict[str, Any]:
         "uptime_s": 3725.0,
         "workers": 2,
         "generation": 7,
-        "models": {"ready": 1, "starting": 0, "failed": 2, "stopped": 0},
+        "models": {"ready": 1, "starting": 0, "sleeping": 3, "failed": 2, "stopped": 0},
+        "dropped_events": 0,
         "requests": {"total": 12, "errors": 3, "dropped_log_records": 0},
     }
 
@@ -67,9 +76,12 @@ def test_status(aviary, make_model):
     aviary.on("GET", "/api/models", {"models": [make_model("a")]})
     text = runner.invoke(app, ["status"]).stdout
     assert "Aviary 0.1.0 at http://here:8000, up 1 h 2 min" in text
-    assert "1 ready, 2 failed" in text
+    assert "1 ready, 3 sleeping, 2 failed" in text
     assert "12, 3 of them errors" in text
     assert "345" in text
+    assert "not kept" not in text
+    aviary.on("GET", "/api/status", {**status_of(), "dropped_events": 4})
+    assert "Events    4 not kept" in runner.invoke(app, ["status"]).stdout
     data = json.loads(runner.invoke(app, ["status", "--json"]).stdout)
     assert data["workers"] == 2
     assert data["list"][0]["id"] == "a"
@@ -111,84 +123,61 @@ def test_stop_several_where_one_is_missing(aviary):
     assert json.loads(result.stdout) == [{"model": "a", "action": "stopped"}]
 
 
-@pytest.fixture
-def spec(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text(SPEC)
-    return str(path)
+def event(seq: int, **more: Any) -> dict[str, Any]:
+    return {
+        "seq": seq,
+        "time": 1_790_000_000.5 + seq,
+        "model": "smollm",
+        "kind": "crashed",
+        "replica": "smollm/ab12cd",
+        "detail": "Killed by signal 9.\n\x1b[2Jlast [bold]line[/]",
+        "changed_by": "",
+        "field_of_a_later_version": 1,
+        **more,
+    }
 
 
-def test_run_without_waiting_posts_a_spec_that_can_be_read_again(aviary, spec):
-    from aviary.config.spec import ModelSpec
-
-    aviary.on("POST", "/api/models", lambda call: call.json({"model": "a", "action": "added"}, 202))
-    result = runner.invoke(app, ["run", spec, "--no-wait"])
+def test_events(aviary):
+    change = event(8, kind="changed", replica="", detail="engine.slots: 4 → 8", changed_by="ak_1")
+    found = {"events": [event(7), change]}
+    aviary.on("GET", "/api/events", found)
+    result = runner.invoke(app, ["events", "--model", "smollm", "-n", "2"])
     assert result.exit_code == 0, result.stderr
-    assert "a: added." in result.stdout
-    assert "aviary query -m a" in result.stdout
-    sent = ModelSpec.model_validate(aviary.calls[-1].body)
-    assert sent.limits.wait == 5
-    assert sent.scaling.signal is not None
+    assert aviary.calls[-1].params == {"limit": "2", "model": "smollm"}
+    head, first, second = result.stdout.splitlines()
+    assert head.split() == ["TIME", "MODEL", "WHAT", "REPLICA", "DETAIL", "BY"]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_790_000_007.5))
+    assert first.startswith(f"{when}  smollm")
+    assert "crashed" in first
+    assert first.endswith("smollm/ab12cd  Killed by signal 9. [2Jlast [bold]line[/]")
+    assert second.split()[3:] == ["changed", "engine.slots:", "4", "→", "8", "ak_1"]
+    assert json.loads(runner.invoke(app, ["events", "--json"]).stdout) == found
+    assert aviary.calls[-1].params == {"limit": "50"}
 
 
-class Starting:
-    """A model that goes through states, one at each look after it was added."""
-
-    def __init__(self, aviary, make_model, states: list[str]) -> None:
-        self._make, self._states, self._added = make_model, states, False
-        aviary.on("POST", "/api/models", self.add)
-        aviary.on("GET", "/api/models/a", self.show)
-        aviary.on("GET", "/api/models/a/events", self.events)
-
-    def add(self, call) -> None:
-        self._added = True
-        call.json({"model": "a", "action": "added"}, 202)
-
-    def show(self, call) -> None:
-        if not self._added:
-            call.error(404, "model_not_found", "No model a.")
-            return
-        state = self._states.pop(0) if len(self._states) > 1 else self._states[0]
-        detail = "out of memory" if state == "failed" else ""
-        replicas = [{"id": "a/1", "state": state, "detail": detail}]
-        call.json(self._make("a", state=state, replicas=replicas))
-
-    def events(self, call) -> None:
-        loading = {"time": 1, "state": "starting", "replica": "a/1", "detail": "loading"}
-        events = [{**loading, "progress": progress} for progress in (0.1, 0.2, 0.9)]
-        last = {"time": 2, "state": self._states[-1], "replica": "a/1", "detail": ""}
-        call.stream([*events, last], gap=0.01)
+def test_no_events(aviary):
+    aviary.on("GET", "/api/events", {"events": []})
+    result = runner.invoke(app, ["events"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No events.\n")
+    assert json.loads(runner.invoke(app, ["events", "--json"]).stdout) == {"events": []}
 
 
-def test_run_waits_until_ready(aviary, make_model, spec):
-    Starting(aviary, make_model, ["starting", "ready"])
-    result = runner.invoke(app, ["run", spec])
-    assert result.exit_code == 0, result.stderr
-    assert "a: added, ready." in result.stdout
-    assert "starting: loading 10%" in result.stderr
-    assert "20%" not in result.stderr  # no line for each percent where nobody watches
+def test_events_follow(aviary):
+    came = [event(7), event(8, kind="ready", detail="", changed_by="aviary")]
+    aviary.on("GET", "/api/events", lambda call: call.stream(came))
+    result = runner.invoke(app, ["events", "-f", "-m", "smollm"])
+    assert aviary.calls[-1].params == {"limit": "50", "model": "smollm", "follow": "true"}
+    first, second = result.stdout.splitlines()
+    assert first.split()[2:5] == ["smollm", "crashed", "smollm/ab12cd"]
+    assert "Killed by signal 9. [2Jlast" in first
+    assert second.endswith("ready        smollm/ab12cd  (by aviary)")
+    assert first.index("smollm/") == second.index("smollm/")
+    result = runner.invoke(app, ["events", "-f", "--json"])
+    assert [json.loads(line) for line in result.stdout.splitlines()] == came
 
 
-def test_run_asks_again_when_the_stream_ends_too_early(aviary, make_model, spec):
-    Starting(aviary, make_model, ["starting", "starting", "starting", "starting", "ready"])
-    aviary.on("GET", "/api/models/a/events", lambda call: call.stream([]))
-    assert runner.invoke(app, ["run", spec]).exit_code == 0
-
-
-def test_run_tells_why_it_failed(aviary, make_model, spec):
-    Starting(aviary, make_model, ["starting", "failed"])
-    result = runner.invoke(app, ["run", spec, "--json"])
+def test_events_are_refused_to_users(aviary):
+    aviary.on("GET", "/api/events", lambda call: call.error(403, "forbidden", "Needs an admin."))
+    result = runner.invoke(app, ["events"])
     assert result.exit_code == 1
-    assert "error: a did not start: out of memory. See: aviary logs a" in result.stderr
-    assert result.stdout == ""
-
-
-def test_run_with_a_bad_spec_asks_nobody(aviary, tmp_path):
-    path = tmp_path / "bad.yaml"
-    path.write_text("id: a\nengine: {kind: fak}\n")
-    result = runner.invoke(app, ["run", str(path)])
-    assert result.exit_code == 1
-    assert f"error: {path}:2:16: engine.kind: unknown engine kind fak. Did you mean fake?" in (
-        result.stderr
-    )
-    assert aviary.calls == []
+    assert result.stderr == "error: Needs an admin.\n"

@@ -18,8 +18,8 @@ from aviary.version import __version__
 
 AVIARY = [sys.executable, "-P", "-m", "aviary.cli.main"]
 COMMANDS = (
-    *("up", "run", "stop", "status", "models", "logs", "query", "check"),
-    *("pull", "keys", "schema", "version"),
+    *("up", "apply", "run", "stop", "status", "models", "events", "logs", "query"),
+    *("check", "pull", "keys", "schema", "version"),
 )
 runner = CliRunner()
 
