@@ -17,7 +17,8 @@ from aviary.auth.keys import require
 from aviary.core.errors import AviaryError, MethodNotAllowed, RouteMissing
 from aviary.core.states import KeyView, ModelState, ModelView
 from aviary.gateway import metrics
-from aviary.gateway.exchange import Exchange, GatewayState, check_length, request_id
+from aviary.gateway.asked import check_length, request_id
+from aviary.gateway.exchange import Exchange, GatewayState
 from aviary.gateway.forward import forward
 from aviary.wire.asgi import (
     ClientLeft,

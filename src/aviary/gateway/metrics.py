@@ -37,6 +37,11 @@ COMPLETION_TOKENS = Counter(
 )
 COST = Counter("aviary_cost_usd_total", "Cost of answers in US dollars.", ["model"])
 RETRIES = Counter("aviary_upstream_retries_total", "Requests sent to another replica.", ["model"])
+CONTINUED = Counter(
+    "aviary_streams_continued_total",
+    "Streams that went on at another replica after theirs had died.",
+    ["model"],
+)
 LATENCY = Histogram(
     "aviary_request_duration_seconds",
     "Request received to last byte.",
@@ -85,6 +90,7 @@ class Metrics:
         held: Requests that wait for a replica to become ready now.
         served: Requests answered, ever.
         retries: Requests sent to another replica since the last flush.
+        continued: Streams taken up by another replica since the last flush.
         prompt_tokens: Since the last flush.
         completion_tokens: Likewise.
         cost_usd: Likewise.
@@ -97,6 +103,7 @@ class Metrics:
         "_requests",
         "_ttft",
         "completion_tokens",
+        "continued",
         "cost_usd",
         "held",
         "in_flight",
@@ -115,6 +122,7 @@ class Metrics:
         self.held = 0
         self.served = 0
         self.retries = 0
+        self.continued = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost_usd = 0.0
@@ -147,10 +155,11 @@ class Metrics:
         IN_FLIGHT.labels(model).set(self.in_flight)
         HELD.labels(model).set(self.held)
         RETRIES.labels(model).inc(self.retries)
+        CONTINUED.labels(model).inc(self.continued)
         PROMPT_TOKENS.labels(model).inc(self.prompt_tokens)
         COMPLETION_TOKENS.labels(model).inc(self.completion_tokens)
         COST.labels(model).inc(self.cost_usd)
-        self.retries = self.prompt_tokens = self.completion_tokens = 0
+        self.retries = self.continued = self.prompt_tokens = self.completion_tokens = 0
         self.cost_usd = 0.0
 
 

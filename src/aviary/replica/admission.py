@@ -47,8 +47,13 @@ class Admission:
         """When a slot will probably be free for one more request."""
         return self._mean_service_s * (len(self._line) + 1) / self._slots
 
-    async def enter(self, weight: int = 1) -> Ticket:
+    async def enter(self, weight: int = 1, *, admitted: bool = False) -> Ticket:
         """Wait for `weight` slots; leave by the ticket.
+
+        Args:
+            weight: Sequences that generate at once.
+            admitted: The request had its slots already, at a replica that died in the middle of
+                the answer: it goes to the head of the line, however long that is.
 
         Raises:
             Overloaded: the line is full, or the longest wait is over.
@@ -57,7 +62,7 @@ class Admission:
         if not self._line and self._free >= weight:
             self._free -= weight
             return Ticket(self, weight)
-        if len(self._line) >= self._queue:
+        if len(self._line) >= self._queue and not admitted:
             raise Overloaded(
                 f"All {self._slots} slots are busy and {len(self._line)} requests wait.",
                 hint="Try again later.",
@@ -65,7 +70,11 @@ class Admission:
             )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (weight, turn)
-        self._line.append(place)
+        if admitted:
+            self._line.appendleft(place)
+            self._advance()
+        else:
+            self._line.append(place)
         try:
             async with asyncio.timeout(self._wait_s):
                 await turn

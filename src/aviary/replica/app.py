@@ -24,9 +24,17 @@ from aviary.core.ports import Engine, EngineRequest, EngineResponse
 from aviary.core.states import ReplicaState
 from aviary.replica.admission import Admission
 from aviary.replica.lifecycle import Lifecycle, OnState
-from aviary.replica.prepare import ROUTES, decode_body, prepare, weight
+from aviary.replica.prepare import (
+    ROUTES,
+    continuation_bytes,
+    decode_body,
+    prepare,
+    split_continuation,
+    weight,
+)
 from aviary.replica.watch import Answer, SilenceLimit
 from aviary.wire.asgi import (
+    CONTINUE_HEADER,
     LOAD_HEADER,
     TOKEN_HEADER,
     ClientLeft,
@@ -165,16 +173,20 @@ class ReplicaApp:
 
     async def _generate(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         self._check_ready()
-        raw = await read_body(receive, self._max_body_bytes)
+        seam = find_header(scope["headers"], CONTINUE_HEADER)
+        raw = await read_body(receive, self._max_body_bytes + continuation_bytes(seam))
+        given, raw = split_continuation(seam, raw)
         body = prepare(self.spec, path, decode_body(raw))
         request_id = (find_header(scope["headers"], b"x-request-id") or b"").decode("latin-1")
         self._check_ready()  # it may have gone to sleep while the body came
         leaving = Leaving(scope, receive)
         try:
-            ticket = await self._admission.enter(weight(body))
+            ticket = await self._admission.enter(weight(body), admitted=seam is not None)
             try:
                 with self._silence_limit():
-                    response = await self._engine.generate(EngineRequest(path, body, request_id))
+                    response = await self._engine.generate(
+                        EngineRequest(path, body, request_id, given)
+                    )
                 try:
                     await self._forward(response, send)
                 finally:

@@ -11,6 +11,7 @@ import msgspec
 
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import InvalidRequest, PromptTooLong
+from aviary.core.ports import Continuation
 
 GENERATION_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
 ROUTES = GENERATION_ROUTES | {"/v1/embeddings"}
@@ -37,6 +38,37 @@ def decode_body(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.")
     return body
+
+
+def continuation_bytes(header: bytes | None) -> int:
+    """How many bytes of continuation come before a client's body.
+
+    Args:
+        header: Value of `CONTINUE_HEADER`, which only gateways can set.
+
+    Raises:
+        InvalidRequest: it is no number.
+    """
+    if header is None:
+        return 0
+    if not header.isdigit():
+        raise InvalidRequest(f"The size of a continuation is {header!r}; it must be a number.")
+    return int(header)
+
+
+def split_continuation(header: bytes | None, raw: bytes) -> tuple[Continuation | None, bytes]:
+    """The continuation that a gateway put before a client's body, and that body.
+
+    Raises:
+        InvalidRequest: the continuation cannot be read.
+    """
+    size = continuation_bytes(header)
+    if size == 0:
+        return None, raw
+    try:
+        return msgspec.json.decode(raw[:size], type=Continuation), raw[size:]
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(f"The continuation of an answer cannot be read: {error}.") from error
 
 
 def weight(body: dict[str, Any]) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 DONE = b"data: [DONE]\n\n"
+ERROR_EVENT = b'data: {"error"'
+"""How an event begins that says what went wrong; in generated text the quotes are escaped."""
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 

@@ -17,14 +17,9 @@ from aviary.core.errors import BodyTooLarge, InvalidRequest
 from aviary.core.ports import RequestRecord
 from aviary.core.states import KeyView, ModelView, ReplicaState, ReplicaView, Snapshot
 from aviary.gateway.app import GatewayApp
-from aviary.gateway.exchange import (
-    REQUEST_ID,
-    GatewayState,
-    check_length,
-    error_code,
-    peek,
-    request_id,
-)
+from aviary.gateway.answering import error_code
+from aviary.gateway.asked import REQUEST_ID, check_length, peek, request_id
+from aviary.gateway.exchange import GatewayState
 from aviary.routing.table import Table
 from aviary.wire.client import Client, Response, Target
 from aviary.wire.server import server
@@ -473,7 +468,7 @@ async def test_death_in_the_middle_is_an_event(start: Start) -> None:
         await asyncio.sleep(0.02)
         raise ConnectionError
 
-    gateway = await start(script)
+    gateway = await start(script, continue_streams=False)
     response, body = await gateway.ask(stream=True)
     assert response.status == 200
     assert body.startswith(ROLE + token("a") + b'data: {"error":')
