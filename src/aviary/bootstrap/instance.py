@@ -175,6 +175,7 @@ class Instance:
         fleet.remember(events)
         replicas = AskedReplicas(self._token)
         exits.push_async_callback(replicas.close)
+        keeper = Keeper(fleet, backend, store, replicas, self._budget_bytes())
         specs = plan.specs
         if specs is None and not ever_saved:
             specs = await asyncio.to_thread(plan.starter)
@@ -182,7 +183,7 @@ class Instance:
         if specs is not None:
             await fleet.apply(specs, prune=plan.prune, rollback=False, by="aviary up")
         fleet.note("", "started", f"Aviary {__version__} on the {plan.backend} backend")
-        return Keeper(fleet, backend, store, replicas, self._budget_bytes()), lambda: writer.dropped
+        return keeper, lambda: writer.dropped
 
     def _budget_bytes(self) -> int | None:
         """Memory that all models together may use; unknown on machines that others started."""

@@ -32,6 +32,13 @@ APPLIES_KEPT = 200
 MOST_MODELS = 10_000
 
 
+NO_ROOM = "there was no room in memory"
+
+
+def _always(_deployment: Deployment) -> bool:
+    return True
+
+
 class Fleet:
     """Desired state and snapshots. All changes go through here, from one event loop.
 
@@ -39,6 +46,11 @@ class Fleet:
         backend: Runs the replicas.
         store: Keeps desired state.
         record: Takes an event that is to be kept; never blocks.
+
+    Attributes:
+        has_room: Says whether a model fits beside those that are awake; the keeper sets it.
+        news: Set whenever the keeper should look again.
+        events: What happened, the newest part of it.
     """
 
     def __init__(
@@ -58,6 +70,7 @@ class Fleet:
         self._removing: set[asyncio.Task[None]] = set()
         self._seen: dict[str, ReplicaView] = {}
         self._seqs = itertools.count(1)
+        self.has_room: Callable[[Deployment], bool] = _always
         self.news = asyncio.Event()
         self.events: Feed[Event] = Feed()
         backend.subscribe(self.refresh)
@@ -65,9 +78,10 @@ class Fleet:
     # desired state
 
     def remember(self, events: Sequence[StoredEvent]) -> None:
-        """Take the history of earlier runs, oldest first."""
+        """Take the history of earlier runs."""
         last = 0
-        for event in events:
+        # Replicas' events were stored a moment later than they happened, others at once.
+        for event in sorted(events, key=lambda event: event.time):
             last = max(last, event.seq)
             self.events.add(Event.of(event))
         self._seqs = itertools.count(last + 1)
@@ -91,8 +105,7 @@ class Fleet:
                 self.note(row.model, "failed", f"its stored spec cannot be served: {error}")
                 continue
             deployment.awake_since_s = time.monotonic()
-            if deployment.spec.scaling.min_replicas == 0:
-                deployment.rest, deployment.rested_by = "zero", "min_replicas is 0"
+            self._may_rest_at_first(deployment)
             self._deployments[row.model] = deployment
             if instead.get(row.model, deployment.spec) == deployment.spec:
                 await self._backend.deploy(deployment.spec, deployment.replicas)
@@ -225,8 +238,8 @@ class Fleet:
         if new.rest != "awake" and change.restarts and have is not None:
             new.rest, new.rested_by = "awake", ""  # a new version must prove that it works
         new.awake_since_s = time.monotonic()
-        if have is None and new.spec.scaling.min_replicas == 0:
-            new.rest, new.rested_by, new.rolling = "zero", "min_replicas is 0", False
+        if have is None:
+            self._may_rest_at_first(new)
         if new.rest != "awake":
             new.rolling, new.previous = False, None
         application.models[model] = Outcome("rolling" if new.rolling else "sleeping")
@@ -236,6 +249,13 @@ class Fleet:
         except AviaryError as error:  # checked before, so hardly ever; the keeper takes it back
             new.refused = str(error)
             self.note(model, "failed", new.refused)
+
+    def _may_rest_at_first(self, deployment: Deployment) -> None:
+        """What nobody has asked for yet starts at rest when it may, or must."""
+        if deployment.spec.scaling.min_replicas == 0:
+            deployment.rest, deployment.rested_by = "zero", "min_replicas is 0"
+        elif not self.has_room(deployment):
+            deployment.rest, deployment.rested_by = "zero", NO_ROOM
 
     def _let_go(self, model: str) -> None:
         """Remove a model that the store has forgotten; its answers in progress end first."""

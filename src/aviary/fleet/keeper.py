@@ -73,6 +73,7 @@ class Keeper:
         self._activity = Activity()
         self._tasks: set[asyncio.Task[None]] = set()
         self._measured: set[str] = set()
+        fleet.has_room = self._has_room
 
     def report(self, worker: str, uses: Mapping[str, Use]) -> None:
         """Take what a gateway worker says of its requests; one that waits wakes its model."""
@@ -170,7 +171,8 @@ class Keeper:
         await self._measure(deployment)
 
     async def _measure(self, deployment: Deployment) -> None:
-        """Note how much memory a replica takes now that it works."""
+        """It works now: note how much memory a replica takes; count its idle time from here."""
+        deployment.awake_since_s = time.monotonic()
         ready = self._ready(deployment)
         sizes = [await self._replicas.memory_bytes(replica) for replica in ready]
         known = [size for size in sizes if size]
@@ -333,6 +335,12 @@ class Keeper:
                 )
             )
         return found
+
+    def _has_room(self, deployment: Deployment) -> bool:
+        if self._budget_bytes is None:
+            return True
+        used = sum(r.memory_bytes for r in self._residents(besides=deployment.spec.id))
+        return used == 0 or used + deployment.need_bytes <= self._budget_bytes
 
     def _keep_budget(self, budget_bytes: int, now_s: float) -> None:
         """What was measured, or applied, may be more than there is: let the least used rest."""
