@@ -80,7 +80,13 @@ def apply(
         application = None
         if wait and applied.id is not None:
             try:
-                application = follow(client, applied.id, timeout_s=timeout_s, quiet=as_json)
+                application = follow(
+                    client,
+                    applied.id,
+                    [change.model for change in _changed(applied)],
+                    timeout_s=timeout_s,
+                    quiet=as_json,
+                )
             except KeyboardInterrupt:
                 say("Stopped waiting; the change goes on. See: aviary status --watch")
                 return _INTERRUPTED
@@ -156,7 +162,7 @@ def _text(value: Any) -> str:
 
 def _report(applied: Applied, application: Application | None, *, as_json: bool) -> int:
     """Say how each changed model ended; returns the exit status."""
-    changed = [c for c in applied.changes if c.action in ("added", "changed", "pruned")]
+    changed = _changed(applied)
     if not changed:
         if not as_json:
             say("Nothing to change.")
@@ -176,6 +182,10 @@ def _report(applied: Applied, application: Application | None, *, as_json: bool)
     for outcome in bad:
         explain_failure(outcome, changed)
     return 1 if bad or not application.done else 0
+
+
+def _changed(applied: Applied) -> list[Change]:
+    return [c for c in applied.changes if c.action in ("added", "changed", "pruned")]
 
 
 def _as_dict(applied: Applied, application: Application | None) -> dict[str, Any]:

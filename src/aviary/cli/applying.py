@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from aviary.cli.options import print_error, say
@@ -21,12 +21,15 @@ LOG_LINES = 20
 """Most of an engine's last lines that are shown."""
 
 
-def follow(client: Client, apply: str, *, timeout_s: float, quiet: bool) -> Application:
+def follow(
+    client: Client, apply: str, models: Collection[str], *, timeout_s: float, quiet: bool
+) -> Application:
     """Show how an apply goes until it is done or the time is up.
 
     Args:
         client: Asks the Aviary.
         apply: The apply's id.
+        models: Which models to show; the others stay as they are.
         timeout_s: Longest wait in seconds.
         quiet: Show no progress.
 
@@ -46,7 +49,7 @@ def follow(client: Client, apply: str, *, timeout_s: float, quiet: bool) -> Appl
             try:
                 application = client.application(apply)
                 if not application.done:
-                    shown.show(_steps(client, application))
+                    shown.show([s for s in _steps(client, application) if s.model in models])
                 patient_until_s = time.monotonic() + PATIENCE_S
             except AviaryError as error:
                 if not may_pass(error) or time.monotonic() > patient_until_s:

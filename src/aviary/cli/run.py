@@ -77,7 +77,7 @@ def _outcome(client: Client, model: str, apply: str | None, action: str, *, quie
     from aviary.cli.client import Outcome
 
     if apply is not None and action != "unchanged":
-        application = follow(client, apply, timeout_s=float("inf"), quiet=quiet)
+        application = follow(client, apply, [model], timeout_s=float("inf"), quiet=quiet)
         found = (outcome for outcome in application.models if outcome.model == model)
         return next(found, Outcome(model, "removed"))
     with progress(quiet=quiet) as shown:

@@ -110,6 +110,7 @@ def test_shows_the_diff_and_waits(aviary, make_model, folder):
     )
     assert "a: rolling (loading 40%)\n" in result.stderr
     assert result.stderr.count("a: rolling") == 1  # a line a change of state
+    assert "c: " not in result.stderr
     (body,) = server.bodies
     assert {name: body[name] for name in body if name != "specs"} == {
         "prune": False,
