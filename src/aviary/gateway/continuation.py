@@ -27,9 +27,9 @@ class _Delta(msgspec.Struct):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    audio: msgspec.Raw | None = None
+    audio: dict[str, msgspec.Raw] | None = None
     tool_calls: list[msgspec.Raw] | None = None
-    function_call: msgspec.Raw | None = None
+    function_call: dict[str, msgspec.Raw] | None = None
 
 
 class _Choice(msgspec.Struct):

@@ -157,7 +157,8 @@ def test_a_request_that_kills_replicas_is_not_tried_for_ever(fresh: Callable[...
 
 
 def test_a_stream_that_breaks_ends_with_an_error_event(fresh: Callable[..., Running]) -> None:
-    with fresh({"slow": SLOW}) as running, running.client() as client:
+    specs = {"slow": f"{SLOW}\ncontinue_streams: false"}
+    with fresh(specs) as running, running.client() as client:
         pid = running.wait_for("slow", 1)[0]["pid"]
         body = chat("slow", "x", stream=True)
         with client.stream("POST", "/v1/chat/completions", json=body) as answer:
