@@ -24,6 +24,8 @@ from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable
 from aviary.core.states import ReplicaState
+from aviary.fleet.rollout import judge
+from aviary.replica.asking import ask_sleep, ask_wake
 from aviary.wire.asgi import TOKEN_HEADER
 from aviary.wire.client import Client, Target
 
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOKEN = "internal-token-of-the-test"
 READY = ReplicaState.READY
+SLEEPING = ReplicaState.SLEEPING
 FAILED = ReplicaState.FAILED
 STARTING = ReplicaState.STARTING
 
@@ -222,6 +225,98 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_serving(running, m
     assert still.state is READY
     status, _ = await ask(client, still)
     assert status == 200
+
+
+async def test_a_version_that_cannot_start_is_taken_back(running, model, client):
+    """What the fleet does with it: it is judged by its failed starts, the old spec comes back."""
+    good, bad = spec(model), spec(model, {"fail_start": "no such weights"})
+    await running.deploy(good, 1)
+    (old,) = await until(running, model, all_ready(1))
+    await running.deploy(bad, 1)
+
+    def failed(views):
+        assert any(v.id == old.id and v.state is READY for v in views), views
+        return judge(views, bad.hash, 1).verdict == "failed"
+
+    began = time.monotonic()
+    views = await until(running, model, failed, 40.0)
+    assert time.monotonic() - began < 20
+    assert "no such weights" in judge(views, bad.hash, 1).cause
+    await running.deploy(good, 1)
+    (still,) = await until(running, model, all_ready(1))
+    assert (still.id, still.pid, still.restarts) == (old.id, old.pid, 0)
+    assert (await ask(client, still))[0] == 200
+
+
+async def test_crash_loops_are_tried_less_and_less(running, model):
+    await running.deploy(spec(model, {"fail_start": "no such weights"}), 1)
+    failures = {}
+
+    def grown(views):
+        for view in views:
+            if view.state is FAILED:
+                failures.setdefault(view.restarts, time.monotonic())
+        times = list(failures.values())
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        return bool(gaps) and gaps[-1] > gaps[0] + 3
+
+    await until(running, model, grown, 120.0)
+
+
+async def test_none_at_all_and_back(running, model, client):
+    await running.deploy(spec(model, {"tokens": 20, "gap": "50ms"}), 2)
+    views = await until(running, model, all_ready(2))
+    answer = asyncio.create_task(ask(client, views[0], stream=True))
+    await asyncio.sleep(0.3)
+    await running.scale(model, 0)
+    assert all(view.state is not READY for view in running.replicas(model))
+    seen = []
+    await until(running, model, lambda now: seen.extend(now) or now == (), 30.0)
+    status, body = await answer
+    assert status == 200
+    assert body.rstrip().endswith(b"data: [DONE]")
+    assert all(view.state is not FAILED and "unplaceable" not in view.detail for view in seen)
+    await asyncio.sleep(1.5)
+    assert running.replicas(model) == ()
+    began = time.monotonic()
+    await running.scale(model, 1)
+    (view,) = await until(running, model, all_ready(1), 30.0)
+    assert (await ask(client, view))[0] == 200
+    took_s = time.monotonic() - began
+    assert took_s < (15 if running.kind == "ray" else 4)
+    assert view.restarts == 0
+
+
+async def test_a_model_without_replicas_runs_nothing_until_it_is_scaled(running, model):
+    await running.deploy(spec(model), 0)
+    await asyncio.sleep(1.5)
+    assert running.replicas(model) == ()
+    newer = spec(model, {"tokens": 5})
+    await running.deploy(newer, 0)
+    await running.scale(model, 1)
+    (view,) = await until(running, model, all_ready(1))
+    assert view.spec_hash == newer.hash
+    await running.deploy(spec(model, {"tokens": 6}), 0)
+    await until(running, model, lambda views: views == ())
+
+
+async def test_sleep_shows_and_so_does_the_waking(running, model, client):
+    await running.deploy(spec(model, {"start": "500ms"}), 1)
+    (view,) = await until(running, model, all_ready(1))
+    place = Target(view.host, view.port), view.prefix, TOKEN.encode()
+    assert await ask_sleep(client, *place, 5.0)
+    (asleep,) = await until(running, model, lambda views: views[0].state is SLEEPING, 3.0)
+    assert (asleep.id, asleep.pid) == (view.id, view.pid)
+    await running.deploy(spec(model, {"start": "500ms"}), 1)
+    await asyncio.sleep(3.0)
+    (asleep,) = running.replicas(model)
+    assert asleep.state is SLEEPING
+    began = time.monotonic()
+    await ask_wake(client, *place, 5.0)
+    (awake,) = await until(running, model, all_ready(1), 5.0)
+    assert time.monotonic() - began < 1.5
+    assert (awake.id, awake.pid, awake.restarts) == (view.id, view.pid, 0)
+    assert (await ask(client, awake))[0] == 200
 
 
 async def test_a_start_that_fails_says_why_and_is_tried_again(running, model):

@@ -22,9 +22,8 @@ from typing import Any
 
 import structlog
 
-from aviary.backends.logbook import Logbook
 from aviary.backends.ray_app import Describer, Probe
-from aviary.backends.ray_logs import LogReader
+from aviary.backends.ray_logs import Books
 from aviary.backends.ray_session import RayLost, Session, owner_of, short_folder
 from aviary.backends.ray_views import App, unplaceable
 from aviary.config.settings import Settings
@@ -43,14 +42,17 @@ TRIES = 3
 DRIVER = "_ray"
 """Name of the driver's log; no model can have it."""
 TICK_S = 0.5
+QUICK_TICK_S = 0.1
+"""While an engine loads: its replica is asked so often, a request may wait for it."""
 COALESCE_S = 0.05
 LISTEN_S = 0.05
+LOGS_EVERY_S = 0.5
+LOOK_S = 0.4
 STEADY_LOOK_S = 2.0
 RESTLESS_S = 3.0
-"""So long after a change the cluster is looked at on every tick."""
+"""So long after a change the cluster is looked at often."""
 DEPLOY_S = 60.0
 NOTICE_S = 0.3
-ROLL_DEADLINE_S = 900.0
 DRAIN_DEADLINE_S = 60.0
 LEAVE_CLUSTER_S = 6.0
 
@@ -75,9 +77,10 @@ class RayBackend:
         self._owner = owner_of(settings.home)
         self._serials = (f"{secrets.token_hex(2)}{n}" for n in itertools.count(1))
         self._apps: dict[str, list[App]] = {}
+        self._current: dict[str, App] = {}
         self._seen: dict[str, Any] = {}
         self._seen_at = self._changed_at = 0.0
-        self._logbooks: dict[str, Logbook] = {}
+        self._books = Books(settings.log_dir)
         self._listeners: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
@@ -112,7 +115,7 @@ class RayBackend:
         self._keep(self._read_logs())
 
     async def _connect(self) -> None:
-        book = self._book(DRIVER)
+        book = self._books.open(DRIVER)
         self._session = Session(
             folder=short_folder(self._runtime, self._owner),
             address=self._address,
@@ -140,11 +143,10 @@ class RayBackend:
             except RayLost as error:
                 log.warning("left the cluster without clearing up", cause=str(error)[:500])
         self._apps.clear()
+        self._current.clear()
         await self._disconnect()
         await self._probe.close()
-        for book in self._logbooks.values():
-            book.close()
-        self._logbooks.clear()
+        self._books.close()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -167,35 +169,30 @@ class RayBackend:
             )
 
     async def deploy(self, spec: ModelSpec, replicas: int) -> None:
-        """Run the spec; an older version leaves when the new one is ready."""
+        """Run the spec; every other version leaves as soon as this one is ready."""
         self.check(spec, replicas)
-        self._book(spec.id)
+        self._books.open(spec.id)
         apps = self._apps.setdefault(spec.id, [])
-        staying = [app for app in apps if not app.leaving]
-        same = next((app for app in staying if app.spec.hash == spec.hash), None)
+        same = next((a for a in apps if not a.leaving and a.spec.hash == spec.hash), None)
         if same is None:
             same = App(self._name(spec), spec, replicas)
             apps.append(same)
-        same.spec, same.replicas = spec, replicas
-        old = [app for app in staying if app is not same]
-        if old:
-            self._keep(self._roll(same, old))
+        same.spec = spec
+        same.scale(replicas)
+        self._current[spec.id] = same
+        self._let_others_go()
         self._wanted()
 
     def _name(self, spec: ModelSpec) -> str:
         """A name that was never used: neither by us nor by an earlier Aviary of this home."""
         return f"{spec.id}@{self._owner}-{next(self._serials)}"
 
-    async def _roll(self, new: App, old: list[App]) -> None:
-        deadline = time.monotonic() + ROLL_DEADLINE_S
-        while not new.ready:
-            if new.leaving:
-                return
-            if time.monotonic() > deadline:
-                log.warning("new version did not become ready; the old stays", model=new.spec.id)
-                return
-            await asyncio.sleep(LISTEN_S)
-        self._let_go(old)
+    def _let_others_go(self) -> None:
+        """Of a model whose current version is ready, no other version stays."""
+        for model, current in self._current.items():
+            if current.ready:
+                apps = self._apps.get(model, ())
+                self._let_go([a for a in apps if a is not current and not a.leaving])
 
     def _let_go(self, apps: Iterable[App]) -> None:
         for app in apps:
@@ -204,17 +201,19 @@ class RayBackend:
                 app.leave_at = time.monotonic() + NOTICE_S
                 if app.told is None:
                     self._gone(app)
-        self._wanted()
+                self._wanted()
 
     async def scale(self, model: str, replicas: int) -> None:
         """Change the number of replicas; Serve touches none that stay."""
-        staying = [app for app in self._apps.get(model, []) if not app.leaving]
-        if staying:
-            staying[-1].replicas = replicas
+        current = self._current.get(model)
+        if current is not None and current.replicas != replicas:
+            current.scale(replicas)
+            self._let_others_go()
             self._wanted()
 
     async def remove(self, model: str) -> None:
         """Drain and stop the replicas that the model has now; those deployed later stay."""
+        self._current.pop(model, None)
         going = list(self._apps.get(model, ()))
         self._let_go(going)
         deadline = time.monotonic() + DRAIN_DEADLINE_S
@@ -225,9 +224,7 @@ class RayBackend:
             self._apps[model] = newer
         else:
             self._apps.pop(model, None)
-            book = self._logbooks.pop(model, None)
-            if book is not None:
-                book.close()
+            self._books.drop(model)
         self._notify()
 
     def _left(self, model: str, going: list[App]) -> bool:
@@ -273,8 +270,9 @@ class RayBackend:
 
     async def _rest(self) -> None:
         """Until the next tick, or until something shall be different."""
+        quick = any(app.loading for app in self._all)
         try:
-            async with asyncio.timeout(TICK_S):
+            async with asyncio.timeout(QUICK_TICK_S if quick else TICK_S):
                 await self._wake.wait()
             await asyncio.sleep(COALESCE_S)
         except TimeoutError:
@@ -303,19 +301,20 @@ class RayBackend:
         now = time.monotonic()
         apps = self._all
         before = [view for app in apps for view in app.views.values()]
-        steady = all(app.ready for app in apps) and now - self._changed_at > RESTLESS_S
-        if not steady or now - self._seen_at > STEADY_LOOK_S:
+        steady = all(app.steady for app in apps) and now - self._changed_at > RESTLESS_S
+        looks = now - self._seen_at > (STEADY_LOOK_S if steady else LOOK_S)
+        if looks:
             self._seen = await session.ask("look", owner=self._owner)
             self._seen_at = now
         places = [
             (replica["id"], Target(replica["host"], replica["port"]), "/" + app.name)
             for app in apps
             for replica in self._seen.get(app.name, {}).get("replicas", ())
-            if replica["port"]
+            if replica["port"] and (looks or app.in_motion(replica["id"]))
         ]
         answers = await asyncio.gather(*(probe.ask(t, prefix) for _, t, prefix in places))
         said = {key: answer for (key, _, _), answer in zip(places, answers, strict=True)}
-        if any(app.why or app.spec.resources.gpus for app in apps if not app.ready):
+        if any(app.why or app.spec.resources.gpus for app in apps if not app.ready and looks):
             await self._explain(session)
         for app in apps:
             seen = self._seen.get(app.name)
@@ -323,6 +322,7 @@ class RayBackend:
                 app.take(seen, said)
             elif app.gone:
                 self._gone(app)
+        self._let_others_go()
         if before != [view for app in self._all for view in app.views.values()]:
             self._notify()
 
@@ -345,6 +345,11 @@ class RayBackend:
             if app.listed and app.told is not None and app.told != count and not app.leaving:
                 await session.ask("scale", name=app.name, replicas=count)
                 app.told = count
+        for app in self._all:
+            until = app.not_before
+            if app.told is not None and until > app.not_before_told and not app.leaving:
+                await session.ask("pause", name=app.name, until=until)
+                app.not_before_told = until
         now = time.monotonic()
         going = [a for a in self._all if a.leaving and a.told is not None and not a.deleting]
         due = [app for app in going if app.leave_at <= now]
@@ -382,48 +387,26 @@ class RayBackend:
 
     # logs
 
-    def _book(self, name: str) -> Logbook:
-        book = self._logbooks.get(name)
-        if book is None:
-            book = self._logbooks[name] = Logbook(self._settings.log_dir, name)
-        return book
-
     async def _read_logs(self) -> None:
-        reader = LogReader()
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(LOGS_EVERY_S)
+            session = self._session
+            if session is None or not session.logs:
+                continue
+            there = [
+                (app.spec.id, replica)
+                for app in self._all
+                for replica in self._seen.get(app.name, {}).get("replicas", ())
+            ]
             try:
-                await self._read_new_lines(reader)
+                await self._books.read(session.logs, session.node, there)
             except Exception:
                 log.exception("cannot read the replicas' logs")
 
-    async def _read_new_lines(self, reader: LogReader) -> None:
-        session = self._session
-        if session is None or not session.logs:
-            return
-        there = [
-            (app.spec.id, replica)
-            for app in self._all
-            for replica in self._seen.get(app.name, {}).get("replicas", ())
-        ]
-        reader.forget_all_but({replica["id"] for _, replica in there})
-        for model, replica in there:
-            lines = await asyncio.to_thread(reader.read, Path(session.logs), session.node, replica)
-            book = self._logbooks.get(model)
-            if book is None:
-                continue  # removed in the meantime
-            for line in lines:
-                book.add(replica["id"], line)
-
     def logs(self, model: str, lines: int) -> list[str]:
         """The last log lines of the model's replicas on this node."""
-        book = self._logbooks.get(model)
-        return book.feed.last(lines) if book is not None else []
+        return self._books.last(model, lines)
 
-    async def follow_logs(self, model: str, lines: int) -> AsyncGenerator[str, None]:
+    def follow_logs(self, model: str, lines: int) -> AsyncGenerator[str, None]:
         """The last lines, then each new one."""
-        book = self._logbooks.get(model)
-        if book is None:
-            return
-        async for line in book.feed.follow(lines):
-            yield line
+        return self._books.follow(model, lines)

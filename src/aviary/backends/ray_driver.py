@@ -64,6 +64,8 @@ class _Driver:
                 return ray_serve.scale(given["name"], given["replicas"])
             case "delete":
                 return ray_serve.delete(given["names"])
+            case "pause":
+                return ray_serve.pause(given["name"], given["until"])
             case "look":
                 self._owner = given["owner"]
                 return ray_serve.look(given["owner"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from aviary.backends.logbook import Logbook
 
 PIECE_BYTES = 256 * 1024
 MARKS = (b":job_id:", b":actor_name:", b":task_name:")
@@ -80,3 +83,66 @@ def _is_text(line: bytes) -> bool:
 def _files_of(logs: Path, replica: Mapping[str, Any]) -> list[Path]:
     """Where a replica's process writes what it prints; Serve's warnings are among it."""
     return sorted(logs.glob(f"worker-{replica['worker']}-*-{replica['pid']}.*"))
+
+
+class Books:
+    """The logs of all models, filled from the files of their replicas.
+
+    Args:
+        folder: Where they are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._books: dict[str, Logbook] = {}
+        self._reader = LogReader()
+
+    def open(self, name: str) -> Logbook:
+        """A model's log, made when there is none."""
+        book = self._books.get(name)
+        if book is None:
+            book = self._books[name] = Logbook(self._folder, name)
+        return book
+
+    def drop(self, name: str) -> None:
+        """Close a model's log; its file stays."""
+        book = self._books.pop(name, None)
+        if book is not None:
+            book.close()
+
+    def close(self) -> None:
+        """Close all."""
+        for name in list(self._books):
+            self.drop(name)
+
+    async def read(
+        self, logs: str, node: str, there: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """Take what replicas wrote since the last call.
+
+        Args:
+            logs: Ray's log folder on this machine.
+            node: Ray's id of this machine.
+            there: Models with their replicas, as the driver describes them.
+        """
+        self._reader.forget_all_but({replica["id"] for _, replica in there})
+        for model, replica in there:
+            lines = await asyncio.to_thread(self._reader.read, Path(logs), node, replica)
+            book = self._books.get(model)
+            if book is None:
+                continue  # removed in the meantime
+            for line in lines:
+                book.add(replica["id"], line)
+
+    def last(self, model: str, lines: int) -> list[str]:
+        """The last lines of a model's log."""
+        book = self._books.get(model)
+        return book.feed.last(lines) if book is not None else []
+
+    async def follow(self, model: str, lines: int) -> AsyncGenerator[str, None]:
+        """The last lines of a model's log, then each new one."""
+        book = self._books.get(model)
+        if book is None:
+            return
+        async for line in book.feed.follow(lines):
+            yield line

@@ -11,21 +11,68 @@ from pathlib import Path
 
 import msgspec
 
-from aviary.backends.ray_serve import name_process
+from aviary.backends.ray_serve import name_process, pause_left_s
 from aviary.config.places import FixedPlaces
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import EngineError
-from aviary.core.states import ReplicaState
+from aviary.core.ports import Engine, EngineRequest, EngineResponse, Progress
+from aviary.core.states import EngineStats, ReplicaState
 from aviary.engines.registry import create_engine
 from aviary.process.logs import configure_logging
 from aviary.replica.app import ReplicaApp
 from aviary.replica.boot import ReplicaBoot
 
-SHOW_FAILURE_S = 5.0
+SHOW_FAILURE_S = 1.5
 """How long a replica whose engine did not start stays, so that its cause is read; then Serve
-replaces it. This also bounds how often a model that cannot start is tried."""
+replaces it."""
 TITLE_AFTER_S = 0.05
+
+
+class Paused:
+    """An `Engine` that waits before it starts: what fails again and again is tried less and less.
+
+    Serve itself replaces a replica at once, however many have failed before it.
+
+    Args:
+        engine: The engine.
+        pause_s: How long it waits.
+    """
+
+    def __init__(self, engine: Engine, pause_s: float) -> None:
+        self._engine = engine
+        self._pause_s = pause_s
+
+    async def start(self, progress: Progress) -> None:
+        """Wait, then start."""
+        if self._pause_s > 0:
+            progress(f"waits {self._pause_s:.0f} s: others before it have failed", None)
+            await asyncio.sleep(self._pause_s)
+        await self._engine.start(progress)
+
+    async def generate(self, request: EngineRequest) -> EngineResponse:
+        """See `Engine`."""
+        return await self._engine.generate(request)
+
+    def stats(self) -> EngineStats:
+        """See `Engine`."""
+        return self._engine.stats()
+
+    async def healthy(self) -> None:
+        """See `Engine`."""
+        await self._engine.healthy()
+
+    async def sleep(self) -> None:
+        """See `Engine`."""
+        await self._engine.sleep()
+
+    async def wake(self, progress: Progress) -> None:
+        """See `Engine`."""
+        await self._engine.wake(progress)
+
+    async def stop(self) -> None:
+        """See `Engine`."""
+        await self._engine.stop()
 
 
 class Replica:
@@ -49,7 +96,7 @@ class Replica:
         self._failed_at = 0.0
         self._replica = ReplicaApp(
             spec,
-            create_engine(spec, places),
+            Paused(create_engine(spec, places), pause_left_s()),
             token=given.token,
             max_body_bytes=given.max_body_bytes,
             on_state=self._on_state,

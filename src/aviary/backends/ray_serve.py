@@ -3,18 +3,21 @@
 What of this is internal or alpha in Ray 2.60, to be looked at with each new release:
 the underscored arguments of `ray.init`; `_get_global_client` and, through it, the controller's
 `get_serve_instance_details`, `update_deployment_replicas` and `delete_apps`; direct ingress;
-`ray._raylet.setproctitle`.
+`ray._raylet.setproctitle`; `ray.experimental.internal_kv`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 DEPLOYMENT = "replica"
 NAMESPACE = "aviary"
+PAUSES = b"aviary-pauses"
+"""Where Ray's key-value store has until when an application's new replicas wait."""
 CALL_S = 10.0
 DRAIN_S = 30
 LOOPBACK = "127.0.0.1"
@@ -184,9 +187,33 @@ def scale(name: str, replicas: int) -> None:
 def delete(names: Sequence[str]) -> None:
     """Begin to drain and stop applications; they are gone when `look` shows them no more."""
     import ray
+    from ray.experimental.internal_kv import _internal_kv_del
 
     controller = _client()._controller  # noqa: SLF001
     ray.get(controller.delete_apps.remote(list(names)), timeout=CALL_S)
+    for name in names:
+        _internal_kv_del(name, namespace=PAUSES)
+
+
+def pause(name: str, until: float) -> None:
+    """Let new replicas of an application wait before they load their engines.
+
+    Args:
+        name: The application.
+        until: Unix time in seconds.
+    """
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(name, str(until), namespace=PAUSES)
+
+
+def pause_left_s() -> float:
+    """How many seconds this replica is to wait, asked inside of it; see `pause`."""
+    from ray import serve
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    until = _internal_kv_get(serve.get_replica_context().app_name, namespace=PAUSES)
+    return max(0.0, float(until) - time.time()) if until else 0.0
 
 
 def look(owner: str) -> dict[str, Any]:

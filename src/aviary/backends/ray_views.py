@@ -9,11 +9,14 @@ from typing import Any
 
 from aviary.config.spec import ModelSpec
 from aviary.core.states import UNPLACEABLE, ReplicaState, ReplicaView
+from aviary.process.child import Backoff
 
 WAITS_FOR_PLACE_S = 4.0
 CAUSE_CHARACTERS = 500
 WHOLE = "all"
 """Stands for all replicas of an application that Ray does not run."""
+UP = (ReplicaState.READY, ReplicaState.SLEEPING)
+"""States in which a replica has proved that it works."""
 
 Answer = Mapping[str, Any] | str | None
 """What `/internal/state` said; a text: why nothing can be there any more; `None`: no news."""
@@ -35,6 +38,9 @@ class App:
         given_up: Ray refused it; it is not tried again.
         views: Its replicas by Ray's id.
         why: Why its replicas are not placed.
+        not_before: Unix time in seconds before which no replica loads its engine: after repeated
+            failures they are to wait.
+        not_before_told: What of that Ray was told.
     """
 
     name: str
@@ -48,18 +54,42 @@ class App:
     given_up: bool = False
     views: dict[str, ReplicaView] = field(default_factory=dict)
     why: str = ""
+    not_before: float = 0.0
+    not_before_told: float = 0.0
+    _backoff: Backoff = field(default_factory=Backoff)
     _vacant: list[tuple[int, str]] = field(default_factory=list)
     _counted: set[str] = field(default_factory=set)
 
     @property
     def ready(self) -> bool:
-        """All its replicas are ready and no other is on its way."""
+        """All replicas it shall have are ready, or asleep; at zero it is ready without any."""
         states = [view.state for view in self.views.values()]
-        return (
-            not self.leaving
-            and len(states) == self.replicas
-            and all(state is ReplicaState.READY for state in states)
-        )
+        if self.leaving or self.replicas == 0:
+            return not self.leaving
+        return len(states) == self.replicas and all(state in UP for state in states)
+
+    @property
+    def steady(self) -> bool:
+        """Whether it is as it shall be, and nothing of it is on its way."""
+        return self.ready and len(self.views) == self.replicas
+
+    @property
+    def loading(self) -> bool:
+        """Whether an engine loads, in a process that can be asked."""
+        return any(v.state is ReplicaState.STARTING and v.port for v in self.views.values())
+
+    def in_motion(self, key: str) -> bool:
+        """Whether the replica may change by itself any moment; one that is ready hardly does."""
+        view = self.views.get(key)
+        return view is None or view.state is not ReplicaState.READY
+
+    def scale(self, replicas: int) -> None:
+        """Shall have so many replicas from now on; at zero nothing new goes to any of them."""
+        self.replicas, self.given_up = replicas, False
+        self._forget_places()
+        if replicas == 0:
+            self.views.pop(WHOLE, None)
+            self._drain()
 
     @property
     def gone(self) -> bool:
@@ -78,7 +108,7 @@ class App:
         for key, view in self.views.items():
             drained = view.state in (ReplicaState.STOPPING, ReplicaState.FAILED)
             if key not in listed and not drained:
-                self._vacate(key, view.restarts, "its process ended")
+                self._vacate(view, "its process ended", key)
         # Those known first: whoever is new may have come in the place of one that failed.
         views = {
             key: self._next(self.views[key], replica, answers.get(key))
@@ -90,8 +120,14 @@ class App:
                 views[key] = self._next(self._newcomer(key), replica, answers.get(key))
         self.views = views
         self._counted &= views.keys()
-        if not views and seen["status"] == "DEPLOY_FAILED":
+        self._forget_places()
+        if not views and self.replicas and seen["status"] == "DEPLOY_FAILED":
             self.refused(last_words(seen["message"]))
+
+    def _forget_places(self) -> None:
+        """Who left because fewer are wanted has no successor."""
+        staying = [v for v in self.views.values() if v.state in (*UP, ReplicaState.STARTING)]
+        del self._vacant[max(0, self.replicas - len(staying)) :]
 
     def _newcomer(self, key: str) -> ReplicaView:
         restarts, cause = self._vacant.pop(0) if self._vacant else (0, "")
@@ -114,7 +150,7 @@ class App:
 
     def _next(self, before: ReplicaView, replica: Mapping[str, Any], answer: Answer) -> ReplicaView:
         state, detail, progress = before.state, before.detail, before.progress
-        if self.leaving or replica["state"] == "STOPPING":
+        if self.leaving or not self.replicas or replica["state"] == "STOPPING":
             if state is not ReplicaState.FAILED:
                 state, detail, progress = ReplicaState.STOPPING, "draining", None
         elif isinstance(answer, str):
@@ -129,7 +165,7 @@ class App:
             elif detail.startswith(UNPLACEABLE) or not detail:
                 detail = "Ray starts a process"
         if state is ReplicaState.FAILED:
-            self._vacate(replica["id"], before.restarts, detail)
+            self._vacate(before, detail, replica["id"])
         return replace(
             before,
             host=replica["host"] or before.host,
@@ -144,15 +180,22 @@ class App:
             spec_hash=self.spec.hash,
         )
 
-    def _vacate(self, key: str, restarts: int, cause: str) -> None:
-        """A replica failed: whoever comes next takes its place."""
-        if key not in self._counted and not self.leaving:
-            self._counted.add(key)
-            self._vacant.append((restarts + 1, cause[:CAUSE_CHARACTERS]))
+    def _vacate(self, before: ReplicaView, cause: str, key: str) -> None:
+        """A replica failed: whoever comes next takes its place, later and later if it goes on."""
+        if key in self._counted or self.leaving:
+            return
+        self._counted.add(key)
+        self._vacant.append((before.restarts + 1, cause[:CAUSE_CHARACTERS]))
+        now = time.time()
+        lived_s = now - before.since if before.state in UP else 0.0
+        self.not_before = now + self._backoff.next_delay_s(lived_s)
 
     def stopping(self) -> None:
         """Show at once that nothing new may go here."""
         self.leaving = True
+        self._drain()
+
+    def _drain(self) -> None:
         for key, view in self.views.items():
             if view.state not in (ReplicaState.FAILED, ReplicaState.STOPPING):
                 self.views[key] = replace(
@@ -162,8 +205,9 @@ class App:
     def lost(self, cause: str) -> None:
         """Ray is gone, and every replica with it."""
         self.told, self.listed = None, False
+        self.not_before_told = 0.0
         for key, view in self.views.items():
-            self._vacate(key, view.restarts, cause)
+            self._vacate(view, cause, key)
             self.views[key] = replace(
                 view, state=ReplicaState.FAILED, detail=cause, port=0, pid=0, progress=None
             )

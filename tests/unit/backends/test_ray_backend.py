@@ -8,11 +8,12 @@ import pytest
 pytest.importorskip("ray", reason="the Ray backend is an extra")
 
 from aviary.backends.ray import RayBackend
-from aviary.backends.ray_logs import LogReader
+from aviary.backends.ray_logs import Books, LogReader
 from aviary.backends.ray_session import Session
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable
+from aviary.core.states import ReplicaState, ReplicaView
 
 
 def spec_of(**resources):
@@ -38,7 +39,7 @@ async def test_deployed_anew_while_it_is_removed(backend):
     [second] = backend._apps["m"]
     assert second is not first
     assert not second.leaving
-    backend._book("m").add("m/r", "a line")
+    backend._books.open("m").add("m/r", "a line")
     assert backend.logs("m", 9) == ["[r] a line"]
     await backend.remove("m")
     assert ("m" in backend._apps, backend.logs("m", 9)) == (False, [])
@@ -49,21 +50,33 @@ async def test_several_nodes(backend):
         await backend.deploy(spec_of(nodes=2), 1)
 
 
-async def test_log_lines_of_a_removed_model_bring_nothing_back(backend, tmp_path, monkeypatch):
-    await backend.deploy(spec_of(), 1)
-    [app] = backend._apps["m"]
-    backend._session = session = Session(folder=tmp_path, address=None, on_line=print)
-    session.logs = str(tmp_path)
-    backend._seen = {app.name: {"replicas": [{"id": "r"}]}}
-    reader = LogReader()
+async def test_log_lines_of_a_removed_model_bring_nothing_back(tmp_path, monkeypatch):
+    books = Books(tmp_path)
+    books.open("m")
 
     def removed_meanwhile(*_):
-        backend._logbooks.pop("m").close()
+        books.drop("m")
         return ["late"]
 
-    monkeypatch.setattr(reader, "read", removed_meanwhile)
-    await backend._read_new_lines(reader)
-    assert "m" not in backend._logbooks
+    monkeypatch.setattr(books._reader, "read", removed_meanwhile)
+    await books.read(str(tmp_path), "n", [("m", {"id": "r"})])
+    assert books.last("m", 9) == []
+    assert not (tmp_path / "m.log").exists()
+
+
+async def test_only_the_version_deployed_last_can_make_the_others_leave(backend):
+    """Taken back in the very moment in which the new version becomes ready after all."""
+    old, new = spec_of(), spec_of(gpus=1)
+    await backend.deploy(old, 1)
+    [first] = backend._apps["m"]
+    first.told = 1
+    first.views = {"a": ReplicaView("m/a", state=ReplicaState.READY)}
+    await backend.deploy(new, 1)
+    [_, second] = backend._apps["m"]
+    second.told = 1
+    second.views = {"b": ReplicaView("m/b", state=ReplicaState.READY)}
+    await backend.deploy(old, 1)
+    assert (first.leaving, second.leaving) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is shown of what Ray and the replicas say."""
 
+import time
+
 import pytest
 
 from aviary.backends.ray_logs import LogReader
@@ -155,3 +157,54 @@ def test_log_lines_come_once_and_whole(tmp_path):
     elsewhere = reader.read(tmp_path, "other", {**one, "id": "r2", "log": "/serve/x.log"})
     assert elsewhere == ["runs on node 127.0.0.1; its log is there: /serve/x.log"]
     assert reader.read(tmp_path, "other", {**one, "id": "r2"}) == []
+
+
+def test_whoever_leaves_because_fewer_are_wanted_has_no_successor():
+    one = app(replicas=2)
+    one.take(seen(replica("r1"), replica("r2")), {"r1": READY, "r2": READY})
+    one.scale(1)
+    one.take(seen(replica("r1")), {"r1": READY})
+    one.scale(2)
+    one.take(seen(replica("r1"), replica("r3")), {"r1": READY, "r3": READY})
+    assert [view.restarts for view in one.views.values()] == [0, 0]
+
+
+def test_at_zero_nothing_is_ready_nor_failed():
+    one = app()
+    one.take(seen(replica("r1")), {"r1": READY})
+    one.scale(0)
+    assert one.views["r1"].state is ReplicaState.STOPPING
+    one.take(seen(replica("r1")), {"r1": READY})
+    assert one.views["r1"].state is ReplicaState.STOPPING
+    assert (one.ready, one.steady) == (True, False)
+    one.take(seen(status="DEPLOY_FAILED", message="gave up"), {})
+    assert one.views == {}
+    assert one.steady
+    one.scale(1)
+    one.take(seen(replica("r2")), {"r2": READY})
+    assert one.views["r2"].restarts == 0
+
+
+def test_a_version_that_was_refused_may_be_scaled_to_nothing():
+    one = app()
+    one.given_up = True
+    one.refused("no")
+    one.scale(0)
+    assert (one.views, one.given_up) == ({}, False)
+
+
+def test_one_that_sleeps_is_ready_and_steady():
+    one = app()
+    one.take(seen(replica("r1")), {"r1": {"state": "sleeping", "detail": "asleep"}})
+    assert one.views["r1"].state is ReplicaState.SLEEPING
+    assert (one.ready, one.steady, one.in_motion("r1")) == (True, True, True)
+
+
+def test_repeated_failures_postpone_the_next_start():
+    one = app()
+    pauses = []
+    for key in ("r1", "r2", "r3", "r4"):
+        one.take(seen(replica(key)), {key: {"state": "failed", "detail": "no weights"}})
+        pauses.append(one.not_before - time.time())
+        one.take(seen(), {})
+    assert pauses == pytest.approx([0, 0.5, 1, 2], abs=0.3)
