@@ -32,10 +32,16 @@ class Replica:
         self.target = target
 
     async def open(
-        self, body: Any, path: str = CHAT, *, token: bytes = TOKEN, silence_s: float = 10
+        self,
+        body: Any,
+        path: str = CHAT,
+        *,
+        token: bytes = TOKEN,
+        client: bytes = b"",
+        silence_s: float = 10,
     ) -> Response:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = [(b"x-aviary-token", token)]
+        headers = [(b"x-aviary-token", token), (b"x-aviary-client", client)]
         return await self.client.request(
             self.target, "POST", path, headers, raw, silence_s=silence_s
         )

@@ -34,6 +34,7 @@ from aviary.replica.prepare import (
 )
 from aviary.replica.watch import Answer, SilenceLimit
 from aviary.wire.asgi import (
+    CLIENT_HEADER,
     CONTINUE_HEADER,
     LOAD_HEADER,
     TOKEN_HEADER,
@@ -178,10 +179,11 @@ class ReplicaApp:
         given, raw = split_continuation(seam, raw)
         body = prepare(self.spec, path, decode_body(raw))
         request_id = (find_header(scope["headers"], b"x-request-id") or b"").decode("latin-1")
+        client = (find_header(scope["headers"], CLIENT_HEADER) or b"").decode("latin-1")
         self._check_ready()  # it may have gone to sleep while the body came
         leaving = Leaving(scope, receive)
         try:
-            ticket = await self._admission.enter(weight(body), admitted=seam is not None)
+            ticket = await self._admission.enter(weight(body), client, admitted=seam is not None)
             try:
                 with self._silence_limit():
                     response = await self._engine.generate(

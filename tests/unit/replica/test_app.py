@@ -276,6 +276,24 @@ async def test_waiting_for_a_slot_has_an_end(start: Start) -> None:
     await replica.until(0)
 
 
+async def test_clients_take_turns(start: Start) -> None:
+    replica = await start(spec_of({"slots": 1, "gap": "1s"}))
+    first = await replica.open(ask_for(stream=True), client=b"hog")
+    hogs = []
+    for number in range(3):
+        hogs.append(asyncio.create_task(replica.open(ask_for(stream=True), client=b"hog")))
+        await replica.until(1, number + 1)
+    single = asyncio.create_task(replica.open(ask_for(stream=True), client=b"single"))
+    await replica.until(1, 4)
+    first.close()
+    response = await single
+    assert not any(task.done() for task in hogs)
+    response.close()
+    for task in hogs:
+        (await task).close()
+    await replica.until(0)
+
+
 async def test_n_takes_as_many_slots(start: Start) -> None:
     replica = await start(spec_of({"slots": 4, "gap": "1s"}))
     prompts = {"prompt": ["a", "b", "c"], "stream": True}
