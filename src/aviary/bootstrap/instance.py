@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aviary.auth.bind import check_bind, is_loopback
 from aviary.backends.local import LocalBackend
 from aviary.backends.logbook import Logbook
+from aviary.bootstrap.control import Door, control_door, listen_control
 from aviary.bootstrap.machine import (
     listen,
     memory_total_bytes,
@@ -66,6 +67,7 @@ class Plan:
         backend: `local` or `ray`.
         address: The Ray cluster to join; `None` starts one here.
         insecure: Bind beyond loopback without an admin key.
+        control: `HOST:PORT` at which gateways of other machines may join; `None`: none may.
     """
 
     specs: Sequence[ModelSpec] | None = None
@@ -77,6 +79,7 @@ class Plan:
     backend: str = "local"
     address: str | None = None
     insecure: bool = False
+    control: str | None = None
 
 
 class Instance:
@@ -86,6 +89,7 @@ class Instance:
         self._plan = plan
         self._settings = settings
         self._token = secrets.token_urlsafe(32)
+        self._door: Door | None = None
         self._exits = contextlib.AsyncExitStack()
         self.worker_ready = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -117,6 +121,9 @@ class Instance:
         raise_file_limit()  # first: children inherit it
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         exits.enter_context(only_one(settings.home))
+        if plan.control is not None:
+            self._door = control_door(plan.control, plan.backend, settings)
+            self._token = self._door.token
         open_without_keys = plan.insecure or is_loopback(plan.host)
         keys = None if open_without_keys else await self._open_keys()
         listener = exits.enter_context(listen(plan.host, plan.port))
@@ -229,10 +236,13 @@ class Instance:
         control = socket.socket(socket.AF_UNIX)
         control.bind(str(runtime / "control.sock"))
         control.listen(512)
+        sockets = [control]
+        if self._door is not None:
+            sockets.append(self._exits.enter_context(listen_control(self._door)))
         from aviary.wire.server import server
 
         serving = server(app, drain_s=CONTROL_STOP_S, handle_signals=False)
-        task = asyncio.create_task(serving.serve(sockets=[control]))
+        task = asyncio.create_task(serving.serve(sockets=sockets))
 
         async def stop() -> None:
             serving.should_exit = True

@@ -13,6 +13,7 @@ from aviary.cli import keys
 from aviary.cli.apply import apply
 from aviary.cli.check import check
 from aviary.cli.events import events
+from aviary.cli.gateway import gateway
 from aviary.cli.logs import logs
 from aviary.cli.models import models
 from aviary.cli.options import (
@@ -99,6 +100,7 @@ app.command()(events)
 app.command()(logs)
 app.command()(query)
 app.command()(check)
+app.command()(gateway)
 
 
 @app.command()

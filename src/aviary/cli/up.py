@@ -38,6 +38,14 @@ def up(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without any key.")
     ] = False,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            "--control",
+            help="Let gateways of other machines join here; plain HTTP, for private networks.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Start Aviary and serve models until Ctrl-C."""
@@ -61,5 +69,6 @@ def up(
         backend=backend,
         address=address,
         insecure=insecure,
+        control=control,
     )
     return serve(plan, settings, as_json=as_json)

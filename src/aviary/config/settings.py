@@ -15,6 +15,8 @@ import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from aviary.core.errors import StartFailed
+
 
 class Settings(BaseSettings):
     """Settings of this installation.
@@ -28,6 +30,8 @@ class Settings(BaseSettings):
         database_url: SQLAlchemy URL of the store; left out: SQLite files under `home`.
         url: Where the CLI finds a running Aviary.
         api_key: The key the CLI sends.
+        cluster_token: What the parts of one Aviary know, to tell each other from strangers; needed
+            for gateways on other machines (`aviary up --control`, `aviary gateway`).
         memory_gb: Memory that all models of a node may use together; left out: nine tenths of the
             machine's. What does not fit rests, the least recently used first.
         request_log_days: How many days the request log keeps its records.
@@ -44,6 +48,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     url: str = "http://127.0.0.1:8000"
     api_key: str | None = None
+    cluster_token: str | None = Field(default=None, repr=False)
     memory_gb: float | None = Field(default=None, gt=0)
     request_log_days: int = Field(default=90, ge=1)
     max_body_mb: int = Field(default=32, ge=1, le=1024)
@@ -69,3 +74,19 @@ class Settings(BaseSettings):
         if self.database_url:
             return self.database_url
         return f"sqlite:///{quote(str(self.home / f'{name}.db'))}"
+
+    def require_shared_store(self, why: str, command: str) -> None:
+        """Refuse what several machines do together while the store is files of this one.
+
+        Args:
+            why: What needs another store, as the beginning of a sentence.
+            command: The command that was given, to be repeated with a database.
+
+        Raises:
+            StartFailed: it is refused; says what to run.
+        """
+        if not (self.database_url or "").startswith("postgresql"):
+            raise StartFailed(
+                f"{why}: PostgreSQL.",
+                hint=f"Run `AVIARY_DATABASE_URL=postgresql://USER:PASSWORD@HOST/NAME {command}`.",
+            )

@@ -20,7 +20,7 @@ import setproctitle
 import structlog
 
 from aviary.auth.hosts import HostGuard
-from aviary.auth.keys import KeyRing
+from aviary.auth.keys import KeyRing, keys_to_publish
 from aviary.core.states import Snapshot
 from aviary.gateway import metrics
 from aviary.gateway.app import GatewayApp
@@ -32,7 +32,7 @@ from aviary.process.lifeline import Reporter, watch_parent
 from aviary.process.logs import configure_logging
 from aviary.routing.table import Table
 from aviary.store.writer import ClosableLog, LogWriter
-from aviary.wire.client import Client, Target
+from aviary.wire.client import Client
 from aviary.wire.server import run_server
 
 log = structlog.get_logger()
@@ -70,12 +70,13 @@ class Worker:
         first = asyncio.Event()
 
         def take(snapshot: Snapshot) -> None:
-            if snapshot.keys != table.snapshot.keys:
-                state.ring = KeyRing(snapshot.keys)
+            if snapshot.keys != table.snapshot.keys or not first.is_set():
+                is_open = self._boot.open_without_keys
+                state.ring = KeyRing(keys_to_publish(snapshot.keys, open_without_keys=is_open))
             table.update(snapshot)
             first.set()
 
-        control = Target(path=self._boot.control)
+        control = self._boot.control_target
         self._tasks = [
             asyncio.create_task(follow_snapshots(client, control, token, take)),
             asyncio.create_task(_flush_metrics(state, writer)),
@@ -125,7 +126,7 @@ def main() -> None:
     configure_logging(boot.log_level, boot.log_format)
     worker = Worker(boot, lambda: reporter.send(event="ready"))
     listener = socket.socket(fileno=boot.listener_fd)
-    app = GatewayApp(worker.startup, worker.shutdown, Target(path=boot.control))
+    app = GatewayApp(worker.startup, worker.shutdown, boot.control_target)
     run_server(app, listener, drain_s=DRAIN_S)
 
 

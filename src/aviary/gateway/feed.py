@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from aviary.core.errors import NotAuthorized
 from aviary.core.states import Snapshot
 from aviary.wire.asgi import SNAPSHOTS_PATH, TOKEN_HEADER
 from aviary.wire.client import Client, Target, UpstreamLost, WireError
@@ -35,6 +36,25 @@ async def follow_snapshots(
         except Exception:  # whatever it was, keys and endpoints must go on being followed
             log.exception("a snapshot could not be taken")
         await asyncio.sleep(RETRY_S)
+
+
+async def check_line(client: Client, control: Target, token: bytes) -> None:
+    """Whether the control plane answers, and lets us follow it.
+
+    Raises:
+        NotAuthorized: the token is not its own.
+        WireError: it does not answer, or is no control plane.
+    """
+    headers = [(TOKEN_HEADER, token)]
+    response = await client.request(control, "GET", SNAPSHOTS_PATH, headers, silence_s=SILENCE_S)
+    response.close()
+    if response.status == 401:
+        raise NotAuthorized(
+            f"The control process at {control} does not know this token.",
+            hint="Take the one of its home folder: cluster.token.",
+        )
+    if response.status != 200:
+        raise UpstreamLost(f"it answered {response.status}", sent=True)
 
 
 async def _follow_once(

