@@ -33,8 +33,6 @@ LATER = {
     "scaling.upscale_delay": "accepted, not acted on yet",
     "scaling.downscale_delay": "accepted, not acted on yet",
     "scaling.schedule": "accepted, not acted on yet",
-    "scaling.idle": "accepted, not acted on yet",
-    "resources.memory_gb": "accepted, not acted on yet",
     "resources.tensor_parallel": "accepted, not acted on yet",
     "resources.gpus": "the Ray backend only; the local backend refuses more than 0",
     "resources.accelerator": "the Ray backend only",
@@ -72,7 +70,7 @@ MEANINGS = {
     "generation.frequency_penalty": "Above 0: repeat frequent tokens less.",
     "generation.presence_penalty": "Above 0: repeat tokens less.",
     "generation.seed": "For answers that can be repeated.",
-    "scaling.min_replicas": "So many replicas run; 0 runs one.",
+    "scaling.min_replicas": "So many replicas run while it is awake, at least one; 0: it starts at rest.",
     "resources.tensor_parallel": "GPUs that share one model.",
     "resources.nodes": "Machines that share one model.",
     "price.usd_per_hour": "What one replica-hour costs.",
@@ -341,7 +339,8 @@ def api_table() -> str:
     """The routes of `/api`."""
     from fastapi.routing import APIRoute
 
-    from aviary.web.api import admin, make_router
+    from aviary.web.api import make_router
+    from aviary.web.roles import admin
 
     nothing = SimpleNamespace(fleet=None, keys=None)
     rows = []

@@ -310,14 +310,17 @@ class ScheduleWindow(_Strict):
 
 
 class Idle(_Strict):
-    """What happens to a model nobody asks."""
+    """What happens to a model nobody asks; a request wakes it."""
 
-    after: Duration = 900.0
-    then: Literal["keep", "sleep", "zero"] = "keep"
+    after: Duration = Field(default=900.0, description="Time since its last request ended.")
+    then: Literal["keep", "sleep", "zero"] = Field(
+        default="keep",
+        description="sleep: the process stays, weights and KV cache go; zero: no replica stays.",
+    )
 
 
 class Scaling(_Strict):
-    """How many replicas, and when. This version runs `min_replicas`, but at least one."""
+    """How many replicas, and when. This version runs `min_replicas`, at least one while awake."""
 
     min_replicas: int = Field(default=1, ge=0, le=1000)
     max_replicas: int = Field(default=1, ge=1, le=1000)
@@ -430,5 +433,5 @@ class ModelSpec(_Strict):
 
     @property
     def replicas(self) -> int:
-        """How many replicas to run before any scaling decision."""
+        """How many replicas run while the model is awake."""
         return max(1, self.scaling.min_replicas)

@@ -65,19 +65,14 @@ class Deployment:
     @property
     def replicas(self) -> int:
         """How many replicas it shall have now."""
-        return 0 if self.rest == "zero" else self.awake_replicas
-
-    @property
-    def awake_replicas(self) -> int:
-        """How many it has while it is awake."""
-        return max(1, self.spec.scaling.min_replicas)
+        return 0 if self.rest == "zero" else self.spec.replicas
 
     @property
     def need_bytes(self) -> int:
         """Memory that its replicas take while it is awake; 0 while nobody knows."""
         declared_gb = self.spec.resources.memory_gb
         one = int(declared_gb * GB) if declared_gb is not None else self.memory_bytes or 0
-        return one * self.awake_replicas
+        return one * self.spec.replicas
 
     def stored(self, position: int) -> StoredDeployment:
         """As the store keeps it."""

@@ -79,12 +79,12 @@ class Fleet:
 
     def remember(self, events: Sequence[StoredEvent]) -> None:
         """Take the history of earlier runs."""
-        last = 0
         # Replicas' events were stored a moment later than they happened, others at once.
-        for event in sorted(events, key=lambda event: event.time):
-            last = max(last, event.seq)
-            self.events.add(Event.of(event))
-        self._seqs = itertools.count(last + 1)
+        in_time = sorted(events, key=lambda event: event.time)
+        numbers = sorted(event.seq for event in events)
+        for event, seq in zip(in_time, numbers, strict=True):
+            self.events.add(Event.of(replace(event, seq=seq)))
+        self._seqs = itertools.count(max(numbers, default=0) + 1)
 
     async def restore(
         self, rows: Sequence[StoredDeployment], instead: Mapping[str, ModelSpec]
@@ -99,7 +99,7 @@ class Fleet:
             try:
                 deployment = Deployment.restored(row)
                 check_available(deployment.spec)
-                self._backend.check(deployment.spec, deployment.awake_replicas)
+                self._backend.check(deployment.spec, deployment.spec.replicas)
             except Exception as error:  # one of them must not keep the others from serving
                 log.warning("a stored model cannot be served", model=row.model, cause=str(error))
                 self.note(row.model, "failed", f"its stored spec cannot be served: {error}")
@@ -127,7 +127,7 @@ class Fleet:
             raise InvalidRequest(f"Two specs have the id {twice!r}.", param="specs")
         for spec in specs:
             check_available(spec)
-            self._backend.check(spec, max(1, spec.scaling.min_replicas))
+            self._backend.check(spec, spec.replicas)
         current = {name: deployment.spec for name, deployment in self._deployments.items()}
         return compare(current, specs, prune=prune)
 
@@ -316,7 +316,7 @@ class Fleet:
             if previous is None:
                 self._let_go(model)
             else:
-                await self._backend.deploy(previous, deployment.awake_replicas)
+                await self._backend.deploy(previous, deployment.spec.replicas)
             self.refresh()
 
     async def settle(self, deployment: Deployment) -> None:

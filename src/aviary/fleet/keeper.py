@@ -297,7 +297,7 @@ class Keeper:
         about = f", about {deployment.wake_s:.1f} s" if deployment.wake_s is not None else ""
         fleet.note(model, "wakes", f"a request waits{about}")
         if how == "zero":
-            await self._backend.scale(model, deployment.awake_replicas)
+            await self._backend.scale(model, deployment.spec.replicas)
         else:
             replicas = self._backend.replicas(model)
             await self._wake_replicas([r for r in replicas if r.state is ReplicaState.SLEEPING])
@@ -317,7 +317,7 @@ class Keeper:
             if model == besides:
                 continue
             at_rest = deployment.rest != "awake"
-            sleeping = SLEEPING_BYTES * deployment.awake_replicas
+            sleeping = SLEEPING_BYTES * deployment.spec.replicas
             found.append(
                 Resident(
                     model=model,

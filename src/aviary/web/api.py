@@ -106,13 +106,13 @@ def _add_models(router: APIRouter, control: Control) -> None:
 
 
 def _add_events(router: APIRouter, control: Control) -> None:
-    events = control.fleet.events
-
     @router.get("/events", response_model=shapes.Events)
     async def fleet_events(
         limit: Lines = 100, model: str | None = None, follow: bool = False
     ) -> shapes.Events | StreamingResponse:
         """What happened to the fleet, oldest first; `follow=true`: a stream that goes on."""
+
+        events = control.fleet.events
 
         def wanted(event: Event) -> bool:
             return event.seq > 0 and model in (None, event.model)
