@@ -65,12 +65,12 @@ class Answer:
         "_delivered",
         "_failed",
         "_joint",
+        "_last",
         "_note",
         "_pipe",
         "_send",
         "_splitter",
         "_strip_usage",
-        "_tail",
         "started",
     )
 
@@ -89,7 +89,7 @@ class Answer:
         self._strip_usage = strip_usage
         self._pipe: BodyPipe | None = extensions.get(BODY_PIPE)
         self._splitter = EventSplitter()
-        self._tail = b""
+        self._last = b""
         self._crashed = self._failed = False
         self._delivered = Delivered() if keep else None
         self._joint: Joint | None = None
@@ -105,7 +105,7 @@ class Answer:
             EngineError: the client's side cannot take the answer.
         """
         if self.started:
-            self._splitter, self._tail = EventSplitter(), b""
+            self._splitter, self._last = EventSplitter(), b""
         else:
             await self._start(response)
         look = self._look
@@ -123,7 +123,7 @@ class Answer:
                 raise EngineError("The answer could not be passed on.") from error
             raise ReplicaDied from error
         body = look(last)
-        if self._crashed or not (self._failed or self._tail == DONE):
+        if self._crashed or not (self._failed or self._last.endswith(DONE)):
             if body:
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
             raise ReplicaDied
@@ -163,10 +163,9 @@ class Answer:
             events = self._joint.rewrite(events)
         if ERROR_EVENT in events:
             events = self._take_error(events)
-        self._tail = events[-len(DONE) :]
-        note = self._note
-        if note.first_token is None and any_content(events):
-            note.first_token = perf_counter()
+        self._last = events
+        if self._note.first_token is None and any_content(events):
+            self._note.first_token = perf_counter()
         if self._delivered is not None:
             self._delivered.keep(events)
         if USAGE in events:
