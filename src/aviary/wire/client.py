@@ -439,7 +439,7 @@ class Client:
         self._idle: dict[Target, list[_Connection]] = {}
         self._all: set[_Connection] = set()
         self._closed = False
-        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper: asyncio.TimerHandle | None = None  # only while there are connections
 
     async def request(
         self,
@@ -532,6 +532,8 @@ class Client:
     def adopt(self, connection: _Connection) -> None:
         """Know a connection from the moment it is open: it may be closed again in the next."""
         self._all.add(connection)
+        if self._sweeper is None and not self._closed:
+            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
     def release(self, connection: _Connection) -> None:
         """Keep a connection for the next request."""
@@ -567,13 +569,14 @@ class Client:
                 del self._idle[target]
             for connection in old:
                 connection.abort()
-        if not self._closed:
-            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        again = self._all and not self._closed
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep) if again else None
 
     async def close(self) -> None:
         """Close every connection; running requests fail."""
         self._closed = True
-        self._sweeper.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for connection in list(self._all):
             connection.abort()
         self._idle.clear()

@@ -314,7 +314,34 @@ def _unread(transport: asyncio.Transport) -> int:
     return size
 
 
-class _SignalFreeServer(uvicorn.Server):
+class _Server(uvicorn.Server):
+    """Waits until it shall end; uvicorn's own looks ten times a second, in every idle process."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._exits = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it shall end. May be set at any moment, by a signal's handler too."""
+        return self._exits
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self._exits = value
+        if value and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end.set)
+
+    async def main_loop(self) -> None:
+        """Return when it shall end."""
+        self._loop = asyncio.get_running_loop()
+        if not await self.on_tick(0):
+            await self._end.wait()
+
+
+class _SignalFreeServer(_Server):
     """A server inside a process that handles signals itself."""
 
     @contextlib.contextmanager
@@ -331,7 +358,7 @@ def server(app: Any, *, drain_s: float, handle_signals: bool = True) -> uvicorn.
         drain_s: How long answers in progress may take after the signal.
         handle_signals: Whether SIGTERM and SIGINT end it.
     """
-    kind = uvicorn.Server if handle_signals else _SignalFreeServer
+    kind = _Server if handle_signals else _SignalFreeServer
     return kind(
         uvicorn.Config(
             app,

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import Any
 
+import psutil
 import pytest
 
 from aviary.wire import server as wire
@@ -505,3 +508,46 @@ async def test_a_client_that_reads_again_in_time_stays(
         for _ in range(200):
             await reader.read(1 << 20)
     assert app.left == []
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_the_end_comes_at_once_when_it_is_asked_for(app: App, early: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = server(app, drain_s=1, handle_signals=False)
+        task = asyncio.create_task(serving.serve(sockets=[listener]))
+        while not early and not serving.started:
+            await asyncio.sleep(0.001)
+        serving.should_exit = True
+        async with asyncio.timeout(0.5):
+            await task
+
+
+SLEEPER = """
+import os, socket, sys
+from aviary.wire.server import run_server
+
+async def app(scope, receive, send):
+    while (message := await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+        print("up", flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+
+run_server(app, socket.create_server(("127.0.0.1", 0)), drain_s=1)
+print("down", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_idle_server_rests_and_hears_signals(number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SLEEPER, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"up\n"
+    await asyncio.sleep(0.2)
+    before = psutil.Process(process.pid).num_ctx_switches().voluntary
+    await asyncio.sleep(1.0)
+    assert psutil.Process(process.pid).num_ctx_switches().voluntary - before < 5
+    process.send_signal(number)
+    async with asyncio.timeout(3):
+        await process.wait()
