@@ -70,7 +70,7 @@ MEANINGS = {
     "generation.frequency_penalty": "Above 0: repeat frequent tokens less.",
     "generation.presence_penalty": "Above 0: repeat tokens less.",
     "generation.seed": "For answers that can be repeated.",
-    "scaling.min_replicas": "So many replicas run while it is awake, at least one; 0: it starts at rest.",
+    "scaling.min_replicas": "So many run while it is awake, at least one; 0: it starts at rest.",
     "resources.tensor_parallel": "GPUs that share one model.",
     "resources.nodes": "Machines that share one model.",
     "price.usd_per_hour": "What one replica-hour costs.",

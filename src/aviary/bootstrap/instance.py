@@ -31,7 +31,7 @@ from aviary.bootstrap.workers import GatewayWorkers
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable, SpecError
-from aviary.core.ports import Backend, StoredDeployment, StoredEvent
+from aviary.core.ports import Backend, FleetStore, StoredDeployment, StoredEvent
 from aviary.fleet.desired import GB
 from aviary.fleet.events import HISTORY
 from aviary.fleet.fleet import Fleet
@@ -139,7 +139,7 @@ class Instance:
         await backend.start()
         if keys is None:
             keys = await self._open_keys()
-        keeper, dropped_events = await self._start_fleet(backend)
+        keeper, store, dropped_events = await self._start_fleet(backend)
         publish = KeyPublisher(keys, self.fleet, open_without_keys)
         await publish.now()
         log_url = settings.store_url("requests")
@@ -151,12 +151,12 @@ class Instance:
         await self._serve_control(app, runtime)
         self._background(publish.poll())
         self._background(keeper.run())
-        self._background(keep_in_order(keys, log_url, settings.request_log_days))
+        self._background(keep_in_order(keys, store, log_url, settings.request_log_days))
         if plan.backend != "local":
             self._start_workers(workers)
         exits.push_async_callback(workers.stop)  # at the end the first to go
 
-    async def _start_fleet(self, backend: Backend) -> tuple[Keeper, Callable[[], int]]:
+    async def _start_fleet(self, backend: Backend) -> tuple[Keeper, FleetStore, Callable[[], int]]:
         """Serve what was served last, and what the plan says."""
         plan, settings, exits = self._plan, self._settings, self._exits
         url = settings.store_url("state")
@@ -190,7 +190,7 @@ class Instance:
         if specs is not None:
             await fleet.apply(specs, prune=plan.prune, rollback=False, by="aviary up")
         fleet.note("", "started", f"Aviary {__version__} on the {plan.backend} backend")
-        return keeper, lambda: writer.dropped
+        return keeper, store, lambda: writer.dropped
 
     def _budget_bytes(self) -> int | None:
         """Memory that all models together may use; unknown on machines that others started."""
@@ -326,5 +326,8 @@ def make_backend(plan: Plan, settings: Settings, token: str, runtime: Path) -> B
             raise NotAvailable(
                 "Ray is not installed.", hint="Install it: pip install 'aviary-llm[ray]'."
             ) from error
-        return RayBackend(settings, token=token, runtime=runtime, address=plan.address)
+        outlast = plan.control is not None
+        return RayBackend(
+            settings, token=token, runtime=runtime, address=plan.address, outlast=outlast
+        )
     raise SpecError(f"There is no backend {plan.backend!r}.", hint="Backends: local, ray.")

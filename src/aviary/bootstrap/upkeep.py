@@ -10,6 +10,7 @@ import structlog
 
 from aviary.auth.keys import keys_to_publish
 from aviary.core.errors import AviaryError
+from aviary.core.ports import FleetStore
 from aviary.fleet.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 KEYS_EVERY_S = 0.5
 UPKEEP_EVERY_S = 60.0
 DAY_S = 86400.0
+EVENTS_KEPT = 100_000
 DELIVERED_WITHIN_S = 1.0
 
 
@@ -54,11 +56,12 @@ class KeyPublisher:
             await asyncio.sleep(KEYS_EVERY_S)
 
 
-async def keep_in_order(keys: SqlKeys, log_url: str, log_days: int) -> None:
-    """Once a minute: delete old request records, note when each key was used last.
+async def keep_in_order(keys: SqlKeys, fleet: FleetStore, log_url: str, log_days: int) -> None:
+    """Once a minute: delete old records and events, note when each key was used last.
 
     Args:
         keys: The key store.
+        fleet: The store of the fleet's events.
         log_url: SQLAlchemy URL of the request log.
         log_days: How many days records are kept.
     """
@@ -76,8 +79,9 @@ async def keep_in_order(keys: SqlKeys, log_url: str, log_days: int) -> None:
                     await asyncio.to_thread(keys.touch, used)
                 since = until - UPKEEP_EVERY_S  # records are written a little later than they began
                 await asyncio.to_thread(requests.prune, until - log_days * DAY_S)
+                await asyncio.to_thread(fleet.prune_events, EVENTS_KEPT)
             except AviaryError as error:
-                log.warning("upkeep of the request log failed", error=str(error))
+                log.warning("upkeep of the store failed", error=str(error))
     finally:
         if requests is not None:
             requests.close()

@@ -425,9 +425,7 @@ class ModelSpec(_Strict):
 
         Replica counts, price, description and tags may change without restarting anything.
         """
-        data = self.model_dump(
-            mode="json", exclude=NO_RESTART, exclude_none=True
-        )
+        data = self.model_dump(mode="json", exclude=NO_RESTART, exclude_none=True)
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

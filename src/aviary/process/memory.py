@@ -1,9 +1,13 @@
-"""Giving memory back to the system: what was freed stays in the allocator's hands otherwise."""
+"""What this process takes of the machine's memory, and giving it back."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
+from pathlib import Path
+
+STATM = Path("/proc/self/statm")
 
 
 def give_back_memory() -> None:
@@ -23,3 +27,15 @@ def give_back_memory() -> None:
         if release is not None:
             release(*arguments)
             return
+
+
+def resident_bytes() -> int:
+    """Resident set of this process in bytes, shared pages included."""
+    try:
+        pages = int(STATM.read_text().split()[1])
+    except OSError:  # not Linux
+        import psutil
+
+        size: int = psutil.Process().memory_info().rss
+        return size
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -22,6 +22,7 @@ from aviary.core.errors import (
 )
 from aviary.core.ports import Engine, EngineRequest, EngineResponse
 from aviary.core.states import ReplicaState
+from aviary.process.memory import resident_bytes
 from aviary.replica.admission import Admission
 from aviary.replica.lifecycle import Lifecycle, OnState
 from aviary.replica.prepare import (
@@ -151,6 +152,7 @@ class ReplicaApp:
             "progress": self._life.progress,
             "since": self._life.since,
             "pid": os.getpid(),
+            "memory_bytes": resident_bytes(),
             "running": self._admission.running,
             "waiting": self._admission.waiting,
             "slots": self.spec.engine.slots,

@@ -111,7 +111,6 @@ def _add_events(router: APIRouter, control: Control) -> None:
         limit: Lines = 100, model: str | None = None, follow: bool = False
     ) -> shapes.Events | StreamingResponse:
         """What happened to the fleet, oldest first; `follow=true`: a stream that goes on."""
-
         events = control.fleet.events
 
         def wanted(event: Event) -> bool:
