@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import InvalidRequest, PromptTooLong
-from aviary.replica.prepare import ROUTES, decode_body, prepare, weight
+from aviary.core.ports import Continuation
+from aviary.replica.prepare import (
+    ROUTES,
+    continuation_bytes,
+    decode_body,
+    prepare,
+    split_continuation,
+    weight,
+)
 
 CHAT, COMPLETION, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -308,3 +316,21 @@ def test_decoding_never_raises_another_error(raw: bytes) -> None:
 def test_wrong_bodies(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):
         decode_body(raw)
+
+
+@pytest.mark.parametrize(
+    ("header", "raw"),
+    [(b"x", b"{}"), (b"-1", b"{}"), (b"5", b"{}{}{"), (b"2", b"[]{}"), (b"15", b'{"pieces": [5]}')],
+)
+def test_continuations_that_cannot_be_read(header: bytes, raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        split_continuation(header, raw)
+
+
+def test_a_continuation_stands_before_the_body() -> None:
+    raw = b'{"pieces":["a","b"],"finish":null}'
+    given_, body = split_continuation(b"%d" % len(raw), raw + b"{}")
+    assert given_ == Continuation(("a", "b"))
+    assert given_.text == "ab"
+    assert body == b"{}"
+    assert continuation_bytes(None) == continuation_bytes(b"0") == 0
