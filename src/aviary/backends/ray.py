@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from pathlib import Path
@@ -22,10 +20,10 @@ from typing import Any
 
 import structlog
 
-from aviary.backends.ray_app import Describer, Probe
+from aviary.backends.ray_app import Describer, Names, Probe
 from aviary.backends.ray_logs import Books
 from aviary.backends.ray_session import RayLost, Session, owner_of, short_folder
-from aviary.backends.ray_views import App, unplaceable
+from aviary.backends.ray_views import UNKNOWN, App, unplaceable
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable, StartFailed
@@ -55,6 +53,8 @@ DEPLOY_S = 60.0
 NOTICE_S = 0.3
 DRAIN_DEADLINE_S = 60.0
 LEAVE_CLUSTER_S = 6.0
+CLAIM_S = 15.0
+"""What an earlier Aviary left running in a cluster waits so long to be deployed again."""
 
 
 class RayBackend:
@@ -65,17 +65,27 @@ class RayBackend:
         token: The internal token of this Aviary.
         runtime: Folder for the files of a Ray started here; short.
         address: The cluster to join; `None` starts a Ray on this machine.
+        outlast: Replicas in a joined cluster outlive a control process that is killed, since
+            gateways elsewhere use them; the next one with the same token takes them over.
     """
 
     def __init__(
-        self, settings: Settings, *, token: str, runtime: Path, address: str | None = None
+        self,
+        settings: Settings,
+        *,
+        token: str,
+        runtime: Path,
+        address: str | None = None,
+        outlast: bool = False,
     ) -> None:
         self._settings = settings
         self._token = token
         self._runtime = runtime
         self._address = address
         self._owner = owner_of(settings.home)
-        self._serials = (f"{secrets.token_hex(2)}{n}" for n in itertools.count(1))
+        self._outlast = outlast and address is not None
+        self._unclaimed: set[str] = set()
+        self._names = Names(self._owner, token)
         self._apps: dict[str, list[App]] = {}
         self._current: dict[str, App] = {}
         self._seen: dict[str, Any] = {}
@@ -93,11 +103,16 @@ class RayBackend:
     # life
 
     async def start(self) -> None:
-        """Start Ray, or join it; on a busy machine that may take more than one try."""
+        """Start Ray, or join it; on a busy machine that may take more than one try.
+
+        Raises:
+            StartFailed: it did not, or the cluster has several nodes and the store is SQLite.
+        """
         cause = ""
         for attempt in range(TRIES):
             try:
                 await self._connect()
+                await self._take_stock()
             except (RayLost, OSError) as error:
                 cause = str(error)
                 log.warning("Ray did not start", attempt=attempt + 1, cause=cause[:500])
@@ -119,12 +134,32 @@ class RayBackend:
         self._session = Session(
             folder=short_folder(self._runtime, self._owner),
             address=self._address,
+            outlast=self._outlast,
             on_line=lambda line: book.add("driver", line),
         )
         await self._session.start()
-        if self._address is not None:
-            # What an earlier Aviary of this home left when it was killed.
-            await self._session.clear(self._owner, 0.0, {app.name for app in self._all})
+
+    async def _take_stock(self) -> None:
+        """See what is in a cluster that was joined."""
+        session, address = self._session, self._address
+        if session is None or address is None:
+            return
+        nodes = len(await session.ask("nodes"))
+        if nodes > 1:
+            self._settings.require_shared_store(
+                f"The Ray cluster at {address} has {nodes} nodes, and several nodes need a store "
+                "that all of them can reach",
+                f"aviary up --backend ray --address {address}",
+            )
+        if self._outlast:
+            left = await session.ask("look", owner=self._owner)
+            self._unclaimed = {name for name, app in left.items() if app["status"] != "DELETING"}
+        await self._clear(session, 0.0)
+
+    async def _clear(self, session: Session, within_s: float) -> None:
+        """Remove what an earlier Aviary of this home left when it was killed."""
+        staying = {app.name for app in self._all} | self._unclaimed
+        await session.clear(self._owner, within_s, staying)
 
     async def _disconnect(self) -> None:
         session, self._session = self._session, None
@@ -138,8 +173,9 @@ class RayBackend:
         if self._tasks:
             await asyncio.wait(list(self._tasks))
         if self._session is not None and self._address is not None:
+            self._apps.clear()
             try:
-                await self._session.clear(self._owner, LEAVE_CLUSTER_S)
+                await self._clear(self._session, LEAVE_CLUSTER_S)
             except RayLost as error:
                 log.warning("left the cluster without clearing up", cause=str(error)[:500])
         self._apps.clear()
@@ -175,7 +211,7 @@ class RayBackend:
         apps = self._apps.setdefault(spec.id, [])
         same = next((a for a in apps if not a.leaving and a.spec.hash == spec.hash), None)
         if same is None:
-            same = App(self._name(spec), spec, replicas)
+            same = self._claimed(spec, replicas) or App(self._names.new(spec), spec, replicas)
             apps.append(same)
         same.spec = spec
         same.scale(replicas)
@@ -183,9 +219,13 @@ class RayBackend:
         self._let_others_go()
         self._wanted()
 
-    def _name(self, spec: ModelSpec) -> str:
-        """A name that was never used: neither by us nor by an earlier Aviary of this home."""
-        return f"{spec.id}@{self._owner}-{next(self._serials)}"
+    def _claimed(self, spec: ModelSpec, replicas: int) -> App | None:
+        """The application of an earlier Aviary that serves just this."""
+        name = self._names.find(spec, self._unclaimed)
+        if name is None:
+            return None
+        self._unclaimed.discard(name)
+        return App(name, spec, replicas, told=UNKNOWN, listed=True)
 
     def _let_others_go(self) -> None:
         """Of a model whose current version is ready, no other version stays."""
@@ -286,7 +326,7 @@ class RayBackend:
                 self._apps[model] = [app for app in apps if not app.leaving]
                 for app in self._apps[model]:
                     app.lost("Ray has ended; it is started again")
-                    app.name = self._name(app.spec)
+                    app.name = self._names.new(app.spec)
             self._seen = {}
             self._notify()
         delay_s = self._backoff.next_delay_s(time.monotonic() - self._connected_at)
@@ -295,6 +335,8 @@ class RayBackend:
         await asyncio.sleep(delay_s)
         await self._connect()
         self._connected_at = time.monotonic()
+        if self._session is not None and self._address is not None:
+            await self._clear(self._session, 0.0)
 
     async def _tick(self, session: Session, probe: Probe) -> None:
         await self._tell(session)
@@ -333,7 +375,7 @@ class RayBackend:
             apps[:] = [a for a in apps if a is not app]
         else:
             app.lost("its Serve application was deleted by someone else")
-            app.name = self._name(app.spec)
+            app.name = self._names.new(app.spec)
 
     async def _tell(self, session: Session) -> None:
         """Tell Ray what is different from what it was told."""
@@ -343,14 +385,21 @@ class RayBackend:
         for app in self._all:
             count = app.replicas
             if app.listed and app.told is not None and app.told != count and not app.leaving:
-                await session.ask("scale", name=app.name, replicas=count)
-                app.told = count
+                try:
+                    await session.ask("scale", name=app.name, replicas=count)
+                except RayLost as error:  # another may have deleted it: the next look tells
+                    log.warning("Ray did not scale", app=app.name, cause=str(error)[:500])
+                else:
+                    app.told = count
         for app in self._all:
             until = app.not_before
             if app.told is not None and until > app.not_before_told and not app.leaving:
                 await session.ask("pause", name=app.name, until=until)
                 app.not_before_told = until
         now = time.monotonic()
+        if self._unclaimed and now - self._connected_at > CLAIM_S:
+            names, self._unclaimed = list(self._unclaimed), set()
+            await session.ask("delete", names=names)
         going = [a for a in self._all if a.leaving and a.told is not None and not a.deleting]
         due = [app for app in going if app.leave_at <= now]
         if due:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +13,39 @@ import msgspec
 
 from aviary.backends.ray_views import Answer, App
 from aviary.config.settings import Settings
+from aviary.config.spec import ModelSpec
 from aviary.core.errors import InvalidRequest
 from aviary.replica.asking import ask_state
 from aviary.replica.boot import ReplicaBoot
 from aviary.wire.client import Client, ConnectFailed, Target, WireError
 
 PROBE_S = 3.0
+
+
+class Names:
+    """Names of Serve applications: `MODEL@OWNER-SPEC-TOKEN-SERIAL`.
+
+    Args:
+        owner: Marks what belongs to the Aviary of this home.
+        token: The internal token: replicas that know another one are of no use.
+    """
+
+    def __init__(self, owner: str, token: str) -> None:
+        self._owner = owner
+        self._mark = hashlib.sha256(token.encode()).hexdigest()[:6]
+        self._serials = (f"{secrets.token_hex(2)}{n}" for n in itertools.count(1))
+
+    def new(self, spec: ModelSpec) -> str:
+        """One that was never used: neither by us nor by an earlier Aviary of this home."""
+        return self._stem(spec) + next(self._serials)
+
+    def find(self, spec: ModelSpec, among: Iterable[str]) -> str | None:
+        """An application that serves just this spec to those who know our token."""
+        stem = self._stem(spec)
+        return next((name for name in among if name.startswith(stem)), None)
+
+    def _stem(self, spec: ModelSpec) -> str:
+        return f"{spec.id}@{self._owner}-{spec.hash}-{self._mark}-"
 
 
 class Describer:

@@ -38,6 +38,7 @@ class _Driver:
         self._connection = connection
         self._lock = threading.Lock()
         self._joined = False
+        self._outlast = False
         self._owner = ""
         self._ending = threading.Lock()
 
@@ -56,7 +57,7 @@ class _Driver:
             case "start":
                 return ray_serve.start_local(given["temp_folder"])
             case "join":
-                self._joined = True
+                self._joined, self._outlast = True, given["outlast"]
                 return ray_serve.join(given["address"])
             case "deploy":
                 return ray_serve.deploy(given["apps"], joined=self._joined)
@@ -78,11 +79,12 @@ class _Driver:
         """Called when the control process is gone: clear up what it can no more.
 
         A Ray started here ends with this process, but its agents and workers may take a minute to
-        notice. A joined cluster stays; our models leave it.
+        notice. A joined cluster stays; our models leave it, unless gateways elsewhere use them.
         """
         self._ending.acquire()  # never released: the process ends
         with contextlib.suppress(Exception):
-            if self._joined and self._owner and (names := list(ray_serve.look(self._owner))):
+            leave = self._joined and self._owner and not self._outlast
+            if leave and (names := list(ray_serve.look(self._owner))):
                 ray_serve.delete(names)
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):

@@ -46,13 +46,20 @@ class Session:
     Args:
         folder: For the files of a Ray started here; made by `start`, removed by `stop`.
         address: The cluster to join; `None` starts one.
+        outlast: Whether applications stay in a joined cluster when the control process is killed.
         on_line: Called with what the driver prints.
     """
 
     def __init__(
-        self, *, folder: Path, address: str | None, on_line: Callable[[str], None]
+        self,
+        *,
+        folder: Path,
+        address: str | None,
+        on_line: Callable[[str], None],
+        outlast: bool = False,
     ) -> None:
         self._address = address
+        self._outlast = outlast
         self._on_line = on_line
         self._folder = folder
         self._numbers = itertools.count(1)
@@ -103,7 +110,7 @@ class Session:
         if self._address is None:
             place = await self.ask("start", START_S, temp_folder=str(self._folder))
         else:
-            place = await self.ask("join", START_S, address=self._address)
+            place = await self.ask("join", START_S, address=self._address, outlast=self._outlast)
         self.logs, self.node = place["logs"], place["node"]
 
     def _make_folder(self) -> None:

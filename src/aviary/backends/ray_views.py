@@ -15,6 +15,8 @@ WAITS_FOR_PLACE_S = 4.0
 CAUSE_CHARACTERS = 500
 WHOLE = "all"
 """Stands for all replicas of an application that Ray does not run."""
+UNKNOWN = -1
+"""Of an application that was taken over: how many replicas Ray was told for it."""
 UP = (ReplicaState.READY, ReplicaState.SLEEPING)
 """States in which a replica has proved that it works."""
 
