@@ -1,8 +1,10 @@
 """Aviary on Ray, as users run it: `aviary up --backend ray` in a process of its own."""
 
+import contextlib
 import itertools
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -114,6 +116,57 @@ def test_a_ray_that_died_is_started_again_and_nothing_outlives_a_killed_control_
         while up.left() and time.monotonic() < deadline:
             time.sleep(0.2)
         assert up.left() == []
+    finally:
+        up.clear()
+
+
+def applied(up, *specs):
+    """What became of each model of an apply, once that is known."""
+    answer = up.client.post("/api/apply", json={"specs": list(specs)})
+    assert answer.status_code == 202, answer.text
+    deadline = time.monotonic() + 60
+    while True:
+        outcome = up.client.get(f"/api/apply/{answer.json()['id']}").json()
+        if outcome["done"]:
+            return {model["model"]: model["state"] for model in outcome["models"]}
+        assert time.monotonic() < deadline, outcome
+        time.sleep(0.1)
+
+
+def test_the_fleet_on_ray_and_everything_killed_at_once():
+    up = Up({"single": SPECS["single"]})
+    try:
+        zero = {"id": "zero", "engine": {"kind": "fake"}, "scaling": {"min_replicas": 0}}
+        assert applied(up, zero) == {"zero": "sleeping"}
+        began = time.monotonic()
+        assert up.ask("zero", max_tokens=2).status_code == 200
+        took_s = time.monotonic() - began
+        assert took_s < 15
+        print(f"from zero: {took_s:.1f} s", file=sys.stderr)
+
+        (before,) = up.replicas("single")
+        bad = {"id": "single", "engine": {"kind": "fake", "fail_start": "no such weights"}}
+        began = time.monotonic()
+        assert applied(up, bad) == {"single": "rolled_back"}
+        print(f"taken back: {time.monotonic() - began:.1f} s", file=sys.stderr)
+        (after,) = up.until("single", lambda views: len(views) == 1)
+        assert (after["id"], after["pid"]) == (before["id"], before["pid"])
+
+        up.family |= up.members() | {psutil.Process(up.process.pid)}
+        for process in up.family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        up.end(signal.SIGKILL)
+        again = Up({}, folder=up.folder)
+        try:
+            states = {model["id"]: model["state"] for model in again.said["models"]}
+            assert states == {"single": "ready", "zero": "sleeping"}
+            for model in states:
+                assert again.ask(model, max_tokens=2).status_code == 200
+            events = again.client.get("/api/events").json()["events"]
+            assert ("single", "rolled back") in {(e["model"], e["kind"]) for e in events}
+        finally:
+            again.clear()
     finally:
         up.clear()
 
