@@ -20,15 +20,15 @@ from typing import Any
 
 import structlog
 
-from aviary.backends.ray_app import Describer, Names, Probe
+from aviary.backends.ray_app import Describer, Probe
+from aviary.backends.ray_link import DRIVER, Link
 from aviary.backends.ray_logs import Books
-from aviary.backends.ray_session import RayLost, Session, owner_of, short_folder
+from aviary.backends.ray_session import RayLost, Session
 from aviary.backends.ray_views import UNKNOWN, App, unplaceable
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import NotAvailable, StartFailed
+from aviary.core.errors import NotAvailable
 from aviary.core.states import ReplicaState, ReplicaView
-from aviary.process.child import Backoff
 from aviary.wire.client import Target
 
 if importlib.util.find_spec("ray") is None:
@@ -36,9 +36,6 @@ if importlib.util.find_spec("ray") is None:
 
 log = structlog.get_logger()
 
-TRIES = 3
-DRIVER = "_ray"
-"""Name of the driver's log; no model can have it."""
 TICK_S = 0.5
 QUICK_TICK_S = 0.1
 """While an engine loads: its replica is asked so often, a request may wait for it."""
@@ -52,9 +49,6 @@ RESTLESS_S = 3.0
 DEPLOY_S = 60.0
 NOTICE_S = 0.3
 DRAIN_DEADLINE_S = 60.0
-LEAVE_CLUSTER_S = 6.0
-CLAIM_S = 15.0
-"""What an earlier Aviary left running in a cluster waits so long to be deployed again."""
 
 
 class RayBackend:
@@ -78,25 +72,22 @@ class RayBackend:
         address: str | None = None,
         outlast: bool = False,
     ) -> None:
-        self._settings = settings
-        self._token = token
-        self._runtime = runtime
-        self._address = address
-        self._owner = owner_of(settings.home)
-        self._outlast = outlast and address is not None
-        self._unclaimed: set[str] = set()
-        self._names = Names(self._owner, token)
+        self._books = Books(settings.log_dir)
+        self._link = Link(
+            settings,
+            token=token,
+            runtime=runtime,
+            address=address,
+            outlast=outlast,
+            on_line=lambda line: self._books.open(DRIVER).add("driver", line),
+        )
         self._apps: dict[str, list[App]] = {}
         self._current: dict[str, App] = {}
         self._seen: dict[str, Any] = {}
         self._seen_at = self._changed_at = 0.0
-        self._books = Books(settings.log_dir)
         self._listeners: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()
-        self._backoff = Backoff()
-        self._connected_at = 0.0
-        self._session: Session | None = None
         self._probe = Probe(token)
         self._describe = Describer(settings, token, runtime, here=address is None)
 
@@ -108,63 +99,9 @@ class RayBackend:
         Raises:
             StartFailed: it did not, or the cluster has several nodes and the store is SQLite.
         """
-        cause = ""
-        for attempt in range(TRIES):
-            try:
-                await self._connect()
-                await self._take_stock()
-            except (RayLost, OSError) as error:
-                cause = str(error)
-                log.warning("Ray did not start", attempt=attempt + 1, cause=cause[:500])
-                await self._disconnect()
-            else:
-                break
-        else:
-            what = f"join Ray at {self._address}" if self._address else "start Ray"
-            raise StartFailed(
-                f"Cannot {what}: {cause}",
-                hint=f"Its log is {self._settings.log_dir / f'{DRIVER}.log'}.",
-            )
-        self._connected_at = time.monotonic()
+        await self._link.open()
         self._keep(self._run())
         self._keep(self._read_logs())
-
-    async def _connect(self) -> None:
-        book = self._books.open(DRIVER)
-        self._session = Session(
-            folder=short_folder(self._runtime, self._owner),
-            address=self._address,
-            outlast=self._outlast,
-            on_line=lambda line: book.add("driver", line),
-        )
-        await self._session.start()
-
-    async def _take_stock(self) -> None:
-        """See what is in a cluster that was joined."""
-        session, address = self._session, self._address
-        if session is None or address is None:
-            return
-        nodes = len(await session.ask("nodes"))
-        if nodes > 1:
-            self._settings.require_shared_store(
-                f"The Ray cluster at {address} has {nodes} nodes, and several nodes need a store "
-                "that all of them can reach",
-                f"aviary up --backend ray --address {address}",
-            )
-        if self._outlast:
-            left = await session.ask("look", owner=self._owner)
-            self._unclaimed = {name for name, app in left.items() if app["status"] != "DELETING"}
-        await self._clear(session, 0.0)
-
-    async def _clear(self, session: Session, within_s: float) -> None:
-        """Remove what an earlier Aviary of this home left when it was killed."""
-        staying = {app.name for app in self._all} | self._unclaimed
-        await session.clear(self._owner, within_s, staying)
-
-    async def _disconnect(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.stop()
 
     async def stop(self) -> None:
         """End everything this backend started; a joined cluster stays, without our models."""
@@ -172,15 +109,9 @@ class RayBackend:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
-        if self._session is not None and self._address is not None:
-            self._apps.clear()
-            try:
-                await self._clear(self._session, LEAVE_CLUSTER_S)
-            except RayLost as error:
-                log.warning("left the cluster without clearing up", cause=str(error)[:500])
+        await self._link.leave(in_use=bool(self._apps))
         self._apps.clear()
         self._current.clear()
-        await self._disconnect()
         await self._probe.close()
         self._books.close()
 
@@ -211,7 +142,7 @@ class RayBackend:
         apps = self._apps.setdefault(spec.id, [])
         same = next((a for a in apps if not a.leaving and a.spec.hash == spec.hash), None)
         if same is None:
-            same = self._claimed(spec, replicas) or App(self._names.new(spec), spec, replicas)
+            same = self._new_app(spec, replicas)
             apps.append(same)
         same.spec = spec
         same.scale(replicas)
@@ -219,13 +150,11 @@ class RayBackend:
         self._let_others_go()
         self._wanted()
 
-    def _claimed(self, spec: ModelSpec, replicas: int) -> App | None:
-        """The application of an earlier Aviary that serves just this."""
-        name = self._names.find(spec, self._unclaimed)
-        if name is None:
-            return None
-        self._unclaimed.discard(name)
-        return App(name, spec, replicas, told=UNKNOWN, listed=True)
+    def _new_app(self, spec: ModelSpec, replicas: int) -> App:
+        name = self._link.claim(spec)
+        if name is not None:
+            return App(name, spec, replicas, told=UNKNOWN, listed=True)
+        return App(self._link.names.new(spec), spec, replicas)
 
     def _let_others_go(self) -> None:
         """Of a model whose current version is ready, no other version stays."""
@@ -296,7 +225,7 @@ class RayBackend:
 
     async def _run(self) -> None:
         while True:
-            session = self._session
+            session = self._link.session
             try:
                 if session is None or session.lost.is_set():
                     await self._start_over()
@@ -321,22 +250,15 @@ class RayBackend:
 
     async def _start_over(self) -> None:
         """The driver ended, and its Ray with it; a joined cluster and the replicas there go on."""
-        if self._address is None:
+        if not self._link.joined:
             for model, apps in self._apps.items():
                 self._apps[model] = [app for app in apps if not app.leaving]
                 for app in self._apps[model]:
                     app.lost("Ray has ended; it is started again")
-                    app.name = self._names.new(app.spec)
+                    app.name = self._link.names.new(app.spec)
             self._seen = {}
             self._notify()
-        delay_s = self._backoff.next_delay_s(time.monotonic() - self._connected_at)
-        log.warning("the Ray driver has ended", restart_in_s=delay_s)
-        await self._disconnect()
-        await asyncio.sleep(delay_s)
-        await self._connect()
-        self._connected_at = time.monotonic()
-        if self._session is not None and self._address is not None:
-            await self._clear(self._session, 0.0)
+        await self._link.reopen(lambda: {app.name for app in self._all})
 
     async def _tick(self, session: Session, probe: Probe) -> None:
         await self._tell(session)
@@ -346,7 +268,7 @@ class RayBackend:
         steady = all(app.steady for app in apps) and now - self._changed_at > RESTLESS_S
         looks = now - self._seen_at > (STEADY_LOOK_S if steady else LOOK_S)
         if looks:
-            self._seen = await session.ask("look", owner=self._owner)
+            self._seen = await session.ask("look", owner=self._link.owner)
             self._seen_at = now
         places = [
             (replica["id"], Target(replica["host"], replica["port"]), "/" + app.name)
@@ -375,7 +297,7 @@ class RayBackend:
             apps[:] = [a for a in apps if a is not app]
         else:
             app.lost("its Serve application was deleted by someone else")
-            app.name = self._names.new(app.spec)
+            app.name = self._link.names.new(app.spec)
 
     async def _tell(self, session: Session) -> None:
         """Tell Ray what is different from what it was told."""
@@ -396,10 +318,8 @@ class RayBackend:
             if app.told is not None and until > app.not_before_told and not app.leaving:
                 await session.ask("pause", name=app.name, until=until)
                 app.not_before_told = until
+        await self._link.drop_unclaimed(session)
         now = time.monotonic()
-        if self._unclaimed and now - self._connected_at > CLAIM_S:
-            names, self._unclaimed = list(self._unclaimed), set()
-            await session.ask("delete", names=names)
         going = [a for a in self._all if a.leaving and a.told is not None and not a.deleting]
         due = [app for app in going if app.leave_at <= now]
         if due:
@@ -439,7 +359,7 @@ class RayBackend:
     async def _read_logs(self) -> None:
         while True:
             await asyncio.sleep(LOGS_EVERY_S)
-            session = self._session
+            session = self._link.session
             if session is None or not session.logs:
                 continue
             there = [
