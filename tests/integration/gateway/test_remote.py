@@ -157,3 +157,33 @@ def test_beyond_loopback_a_gateway_needs_an_admin_key(database: str, tmp_path: P
         AVIARY_CLUSTER_TOKEN="t" * 40,
     ) as remote:
         assert "without an admin key is refused" in remote.error()
+
+
+def test_revoking_the_last_key_shuts_a_gateway_that_strangers_can_reach(
+    database: str, tmp_path: Path
+) -> None:
+    join = f"127.0.0.1:{free_port()}"
+    file = tmp_path / "a.yaml"
+    file.write_text(json.dumps(spec("a")))
+    environment = {"AVIARY_DATABASE_URL": database, "AVIARY_CLUSTER_TOKEN": "t" * 40}
+    with Running(tmp_path / "h", *(str(file), "--control", join), **environment) as up:
+        with up.client() as here:
+            made = here.post("/api/keys", json={"name": "boss", "role": "admin"}).json()
+        with (
+            Joined(tmp_path / "g", join, *("--host", "0.0.0.0"), **environment).ready() as remote,
+            remote.client() as there,
+            up.client() as here,
+        ):
+            assert ask(there, "a").status_code == 401
+            there.headers["authorization"] = here.headers["authorization"] = (
+                f"Bearer {made['secret']}"
+            )
+            assert ask(there, "a").status_code == 200
+            assert there.delete(f"/api/keys/{made['id']}").status_code == 200
+            deadline = time.monotonic() + 1
+            while ask(there, "a").status_code != 401:
+                assert time.monotonic() < deadline
+            del here.headers["authorization"], there.headers["authorization"]
+            assert ask(here, "a").status_code == 200  # on loopback there is nobody to keep out
+            assert ask(there, "a").status_code == 401
+            assert there.get("/api/status").status_code == 401
