@@ -6,6 +6,10 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
 
 from aviary.auth.bind import check_bind, is_loopback
 from aviary.backends.logbook import Logbook
@@ -21,9 +25,12 @@ from aviary.bootstrap.machine import (
 from aviary.bootstrap.workers import GatewayWorkers
 from aviary.config.settings import Settings
 from aviary.core.errors import StartFailed
+from aviary.core.states import Snapshot
 from aviary.gateway.boot import WorkerBoot
-from aviary.gateway.feed import check_line
+from aviary.gateway.feed import check_line, follow_snapshots, keep_snapshot
 from aviary.wire.client import Client, Target, WireError
+
+log = structlog.get_logger()
 
 JOIN_S = 30.0
 """So long the control process is waited for; a supervisor may try again."""
@@ -95,11 +102,14 @@ class RemoteGateway:
         runtime = exits.enter_context(runtime_folder(settings.runtime))
         (runtime / "metrics").mkdir()
         await self._meet(Target(host, port))
+        kept = runtime / "snapshot.json"
+        self._watch(asyncio.create_task(self._keep_snapshots(Target(host, port), kept)))
         boot = WorkerBoot(
             listener_fd=listener.fileno(),
             control_host=host,
             control_port=port,
             token=plan.token,
+            last_snapshot=str(kept),
             requests_url=settings.store_url("requests"),
             max_body_bytes=settings.max_body_mb * 1024 * 1024,
             guard_hosts=not plan.insecure,
@@ -114,10 +124,38 @@ class RemoteGateway:
         for supervisor in workers.start(plan.workers):
             supervisor.add_done_callback(self._on_end)
 
-    def _on_end(self, supervisor: asyncio.Task[None]) -> None:
-        if not supervisor.cancelled() and not self.failed.done():
-            error = supervisor.exception() or RuntimeError("a supervisor of workers has ended")
+    def _watch(self, task: asyncio.Task[Any]) -> None:
+        task.add_done_callback(self._on_end)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.wait([task])
+
+        self._exits.push_async_callback(stop)
+
+    def _on_end(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and not self.failed.done():
+            error = task.exception() or RuntimeError(f"{task.get_name()} has ended")
             self.failed.set_exception(error)
+
+    async def _keep_snapshots(self, control: Target, path: Path) -> None:
+        """Keep the last snapshot for workers that start while the control process is away."""
+        newest: asyncio.Queue[Snapshot] = asyncio.Queue()
+        client = Client()
+        token = self._plan.token.encode()
+        following = asyncio.create_task(follow_snapshots(client, control, token, newest.put_nowait))
+        try:
+            while True:
+                snapshot = await newest.get()
+                while not newest.empty():
+                    snapshot = newest.get_nowait()
+                try:
+                    await asyncio.to_thread(keep_snapshot, snapshot, path)
+                except OSError as error:
+                    log.warning("cannot keep the last snapshot", cause=str(error))
+        finally:
+            following.cancel()
+            await client.close()
 
     def _check_bind(self) -> None:
         """Refuse to listen beyond this machine while the cluster has no admin key."""

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import aviary.process.light  # noqa: F401 - first, it makes the others' import faster
 
@@ -26,7 +27,7 @@ from aviary.gateway import metrics
 from aviary.gateway.app import GatewayApp
 from aviary.gateway.boot import BOOT_ENV, WorkerBoot
 from aviary.gateway.exchange import GatewayState
-from aviary.gateway.feed import follow_snapshots
+from aviary.gateway.feed import follow_snapshots, kept_snapshot
 from aviary.gateway.reporter import Reporter as ActivityReporter
 from aviary.process.lifeline import Reporter, watch_parent
 from aviary.process.logs import configure_logging
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 
 DRAIN_S = 30.0
 FIRST_SNAPSHOT_S = 10.0
+LAST_SNAPSHOT_S = 1.0
+"""Where the last snapshot is kept, the present one is waited for so long."""
 FLUSH_EVERY_S = 0.5
 
 
@@ -82,8 +85,16 @@ class Worker:
             asyncio.create_task(_flush_metrics(state, writer)),
             asyncio.create_task(ActivityReporter(state, control, _name()).run(client)),
         ]
-        async with asyncio.timeout(FIRST_SNAPSHOT_S):
-            await first.wait()  # before it, keys are not known: nobody may come in
+        last = self._boot.last_snapshot
+        try:
+            async with asyncio.timeout(LAST_SNAPSHOT_S if last else FIRST_SNAPSHOT_S):
+                await first.wait()  # before it, keys are not known: nobody may come in
+        except TimeoutError:
+            if not last:
+                raise
+            snapshot = await asyncio.to_thread(kept_snapshot, Path(last))
+            if not first.is_set():
+                take(snapshot)
         self._report()
         return state
 

@@ -22,6 +22,8 @@ class WorkerBoot(msgspec.Struct):
         control: Path of the control process's Unix socket; empty when it is on another machine.
         control_host: Its address then.
         control_port: Its port then.
+        last_snapshot: File with the last snapshot, for a start while the control process on another
+            machine is away; empty: there is none.
         guard_hosts: Whether, without keys, only this machine's own programs are answered.
         open_without_keys: Whether everybody may come in while the control process knows no key; see
             `keys_to_publish`.
@@ -36,6 +38,7 @@ class WorkerBoot(msgspec.Struct):
     control: str = ""
     control_host: str = ""
     control_port: int = 0
+    last_snapshot: str = ""
     guard_hosts: bool = True
     open_without_keys: bool = True
     log_level: str = "info"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -55,6 +56,27 @@ async def check_line(client: Client, control: Target, token: bytes) -> None:
         )
     if response.status != 200:
         raise UpstreamLost(f"it answered {response.status}", sent=True)
+
+
+def keep_snapshot(snapshot: Snapshot, path: Path) -> None:
+    """Write a snapshot to a file, whole or not at all. Blocking.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    new = path.with_suffix(".new")
+    new.write_bytes(msgspec.json.encode(snapshot))
+    new.replace(path)
+
+
+def kept_snapshot(path: Path) -> Snapshot:
+    """What `keep_snapshot` wrote. Blocking.
+
+    Raises:
+        OSError: there is none.
+        msgspec.DecodeError: it is none.
+    """
+    return msgspec.json.decode(path.read_bytes(), type=Snapshot)
 
 
 async def _follow_once(

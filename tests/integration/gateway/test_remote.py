@@ -110,6 +110,12 @@ def test_a_gateway_elsewhere_serves_what_the_control_process_serves(
             assert there.get("/healthz").status_code == 200
             assert there.get("/v1/models").status_code == 200
             assert there.get("/api/status").status_code == 503
+            # One that starts now knows what the others know.
+            (worker,) = remote.workers()
+            worker.kill()
+            there = stack.enter_context(remote.client())
+            models = there.get("/v1/models").json()["data"]
+            assert {model["id"] for model in models} == {"a", "b", "z"}
         workers = [process.pid for process in remote.workers()]
         with Running(home, "--control", join, AVIARY_DATABASE_URL=database) as again:
             assert token.read_text() == kept
