@@ -32,10 +32,12 @@ from aviary.replica.boot import BOOT_ENV, ReplicaBoot
 log = structlog.get_logger()
 
 DRAIN_S = 30.0
+"""For the answers of a model that is stopped."""
+LONG_DRAIN_S = 3600.0
+"""For those of a replica that others replace: nobody waits for its end."""
 STOP_S = 2.5
 NOTICE_S = 0.3
 """Time for gateways to hear that a replica stops, before it does."""
-ROLL_DEADLINE_S = 900.0
 CAUSE_LINES = 3
 GB = 1e9
 
@@ -157,6 +159,7 @@ class LocalBackend:
         self._runtime = runtime
         self._specs: dict[str, ModelSpec] = {}
         self._places: dict[str, list[_Place]] = {}
+        self._rolls: dict[str, asyncio.Task[None]] = {}
         self._logbooks: dict[str, Logbook] = {}
         self._listeners: list[Callable[[], None]] = []
         self._background: set[asyncio.Task[Any]] = set()
@@ -224,26 +227,39 @@ class LocalBackend:
             place.spec = spec
         new = [_Place(self, spec, logbook) for _ in range(max(0, replicas - len(current)))]
         places.extend(new)
+        before = self._rolls.pop(spec.id, None)
+        if before is not None:
+            before.cancel()  # what it waited for is not wanted any more
+        self._drain_surplus(spec.id, current, replicas)
         if old:
-            self.keep(asyncio.create_task(self._roll(spec.id, old, current + new)))
-        else:
-            await self.scale(spec.id, replicas)
+            roll = asyncio.create_task(self._roll(spec.id, old, current[:replicas] + new))
+            self._rolls[spec.id] = roll
+            self.keep(roll)
         self.notify()
 
     async def _roll(self, model: str, old: list[_Place], new: list[_Place]) -> None:
         """Stop the old replicas once all new ones are ready, unless those leave, too."""
-        deadline = time.monotonic() + ROLL_DEADLINE_S
         while True:
             staying = [place for place in new if not place.leaving]
             if new and not staying:
                 return  # superseded or removed
             if all(place.view.state is ReplicaState.READY for place in staying):
                 break
-            if time.monotonic() > deadline:
-                log.warning("new version did not become ready; the old one stays", model=model)
-                return
             await asyncio.sleep(0.05)
-        await self._leave(model, old, DRAIN_S)
+        for place in old:
+            place.give_up()
+        self.keep(asyncio.create_task(self._leave(model, old, LONG_DRAIN_S)))
+
+    def _drain_surplus(self, model: str, staying: list[_Place], replicas: int) -> None:
+        """Let those go that are too many; those that serve nobody yet go first."""
+        surplus = len(staying) - replicas
+        if surplus <= 0:
+            return
+        staying.sort(key=lambda p: p.view.state is not ReplicaState.READY)
+        leaving = staying[replicas:]
+        for place in leaving:
+            place.give_up()
+        self.keep(asyncio.create_task(self._leave(model, leaving, LONG_DRAIN_S)))
 
     async def scale(self, model: str, replicas: int) -> None:
         """Add or drain replicas; those that stay are not touched."""
@@ -254,14 +270,7 @@ class LocalBackend:
         staying = [place for place in places if not place.leaving]
         for _ in range(replicas - len(staying)):
             places.append(_Place(self, spec, self._logbooks[model]))
-        surplus = staying[replicas:]
-        if surplus:
-            # Those that serve nobody yet go first.
-            ready_last = sorted(staying, key=lambda p: p.view.state is ReplicaState.READY)
-            leaving = ready_last[: len(surplus)]
-            for place in leaving:
-                place.give_up()
-            self.keep(asyncio.create_task(self._leave(model, leaving, DRAIN_S)))
+        self._drain_surplus(model, staying, replicas)
         self.notify()
 
     async def _leave(self, model: str, places: list[_Place], drain_s: float) -> None:
@@ -273,6 +282,9 @@ class LocalBackend:
     async def remove(self, model: str) -> None:
         """Drain and stop the replicas that the model has now; those deployed later stay."""
         self._specs.pop(model, None)
+        roll = self._rolls.pop(model, None)
+        if roll is not None:
+            roll.cancel()
         places = list(self._places.get(model, []))
         for place in places:
             place.give_up()

@@ -19,7 +19,8 @@ NAMESPACE = "aviary"
 PAUSES = b"aviary-pauses"
 """Where Ray's key-value store has until when an application's new replicas wait."""
 CALL_S = 10.0
-DRAIN_S = 30
+DRAIN_S = 3600
+"""Longest time for answers in progress; whoever wants it shorter kills."""
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 REPLICA_CPUS = 0.001

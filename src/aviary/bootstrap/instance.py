@@ -32,6 +32,7 @@ from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable, SpecError
 from aviary.core.ports import Backend, FleetStore, StoredDeployment, StoredEvent
+from aviary.fleet.chronicle import Chronicle
 from aviary.fleet.desired import GB
 from aviary.fleet.events import HISTORY
 from aviary.fleet.fleet import Fleet
@@ -177,9 +178,10 @@ class Instance:
             lambda: _event_log(url), name="fleet events"
         )
         exits.push_async_callback(asyncio.to_thread, writer.close, EVENTS_CLOSE_S)
-        self._fleet = fleet = Fleet(backend, store, writer.put)
+        chronicle = Chronicle(writer.put)
+        chronicle.remember(events)
+        self._fleet = fleet = Fleet(backend, store, chronicle)
         fleet.set_workers(self._workers)
-        fleet.remember(events)
         replicas = AskedReplicas(self._token)
         exits.push_async_callback(replicas.close)
         keeper = Keeper(fleet, backend, store, replicas, self._budget_bytes())

@@ -278,7 +278,9 @@ class Resources(_Strict):
     cpus: float = Field(default=1, gt=0, le=1024, description="Engine threads; not reserved.")
     gpus: float = Field(default=0, ge=0, le=1024, description="GPUs; a fraction shares one.")
     accelerator: str | None = Field(default=None, description="For example H100 or L4.")
-    memory_gb: float | None = Field(default=None, gt=0, description="Host memory, when known.")
+    memory_gb: float | None = Field(
+        default=None, gt=0, le=1_000_000, description="Host memory, when known."
+    )
     tensor_parallel: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,7 @@ OutcomeState = Literal[
     "rolling", "ready", "sleeping", "rolled_back", "failed", "superseded", "removed"
 ]
 GB = 1e9
+FAILURES_KEPT = 16
 
 
 @dataclass(slots=True)
@@ -27,18 +29,23 @@ class Deployment:
         created: Unix time in seconds of its first declaration.
         changed: Unix time in seconds of its last change.
         changed_by: Who changed it.
+        position: Its place in the order of declaration.
+        epoch: Grows with each change of `spec`: whoever waited in between must look again.
         previous: The version to go back to while a new one rolls out.
         rolling: Whether a version rolls out whose fate is not yet known.
         rollback: Whether a version that cannot start is taken back.
         rest: How it rests.
         rested_by: Why, in words.
-        moving: A change of `rest` is on its way.
+        moving: The keeper does something slow for it.
+        waking: It is to be woken; its memory counts already.
         awake_since_s: Clock time at which it was last deployed or woken.
         woken: Unix time at which the present wake began; `None` when none goes on.
         memory_bytes: What one replica takes, measured; `None` before it ran.
         wake_s: How long wakes take, in seconds, measured.
         waits: Why it cannot wake now; empty when it can.
-        apply: Id of the apply that follows its rollout.
+        applies: Ids of the applies that follow its rollout.
+        failed_starts: Replicas of `spec` that failed to start since it began to roll out.
+        failures: Unix times of the last failures of its replicas.
         cause: How its last failed replica failed.
         refused: Why the backend did not take it at all.
     """
@@ -47,18 +54,23 @@ class Deployment:
     created: float
     changed: float
     changed_by: str = ""
+    position: int = 0
+    epoch: int = 0
     previous: ModelSpec | None = None
     rolling: bool = False
     rollback: bool = False
     rest: Rest = "awake"
     rested_by: str = ""
     moving: bool = False
+    waking: bool = False
     awake_since_s: float = 0.0
     woken: float | None = None
     memory_bytes: int | None = None
     wake_s: float | None = None
     waits: str = ""
-    apply: str = ""
+    applies: set[str] = field(default_factory=set)
+    failed_starts: int = 0
+    failures: deque[float] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
     cause: str = ""
     refused: str = ""
 
@@ -74,14 +86,16 @@ class Deployment:
         one = int(declared_gb * GB) if declared_gb is not None else self.memory_bytes or 0
         return one * self.spec.replicas
 
-    def stored(self, position: int) -> StoredDeployment:
-        """As the store keeps it."""
+    def stored(self) -> StoredDeployment:
+        """As the store keeps it: with a version to go back to only if it may be gone back to."""
         return StoredDeployment(
             model=self.spec.id,
-            position=position,
+            position=self.position,
             spec=self.spec.model_dump(mode="json", exclude_none=True),
             previous=(
-                self.previous.model_dump(mode="json", exclude_none=True) if self.previous else None
+                self.previous.model_dump(mode="json", exclude_none=True)
+                if self.previous is not None and self.rollback
+                else None
             ),
             created=self.created,
             changed=self.changed,
@@ -103,6 +117,7 @@ class Deployment:
             created=row.created,
             changed=row.changed,
             changed_by=row.changed_by,
+            position=row.position,
             previous=ModelSpec.model_validate(previous) if previous is not None else None,
             rolling=previous is not None,
             rollback=previous is not None,

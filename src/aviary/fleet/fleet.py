@@ -7,31 +7,32 @@ makes what is follow what shall be: it judges rollouts, puts idle models to rest
 from __future__ import annotations
 
 import asyncio
-import itertools
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
 from aviary.config.spec import ModelSpec
-from aviary.core.errors import AviaryError, InvalidRequest, ModelNotFound, RouteMissing
+from aviary.core.errors import InvalidRequest, ModelNotFound, RouteMissing
 from aviary.core.ports import Backend, FleetStore, StoredDeployment, StoredEvent
-from aviary.core.states import KeyView, ModelView, ReplicaState, ReplicaView, Snapshot
+from aviary.core.states import ModelView, ReplicaState, ReplicaView
 from aviary.engines.registry import check_available
+from aviary.fleet.chronicle import Chronicle
 from aviary.fleet.desired import Application, Deployment, Outcome, OutcomeState
 from aviary.fleet.diff import Change, compare
-from aviary.fleet.events import Event, Feed
-from aviary.fleet.rollout import crash_loop
+from aviary.fleet.publisher import Publisher
+from aviary.fleet.rollout import crash_loop, start_failures
 
 log = structlog.get_logger()
 
 APPLIES_KEPT = 200
-MOST_MODELS = 10_000
+MOST_MODELS = 1000
 
 
+AT_ZERO = "min_replicas is 0"
 NO_ROOM = "there was no room in memory"
 
 
@@ -39,52 +40,38 @@ def _always(_deployment: Deployment) -> bool:
     return True
 
 
-class Fleet:
+class Fleet(Publisher):
     """Desired state and snapshots. All changes go through here, from one event loop.
 
     Args:
         backend: Runs the replicas.
         store: Keeps desired state.
-        record: Takes an event that is to be kept; never blocks.
+        chronicle: Notes what happens.
 
     Attributes:
         has_room: Says whether a model fits beside those that are awake; the keeper sets it.
         news: Set whenever the keeper should look again.
-        events: What happened, the newest part of it.
+        events: What happened lately, progress included.
+        history: What happened that is kept, the newest part of it.
     """
 
-    def __init__(
-        self, backend: Backend, store: FleetStore, record: Callable[[StoredEvent], None]
-    ) -> None:
+    def __init__(self, backend: Backend, store: FleetStore, chronicle: Chronicle) -> None:
+        super().__init__()
         self._backend = backend
         self._store = store
-        self._record = record
+        self._chronicle = chronicle
         self._deployments: dict[str, Deployment] = {}
         self._applies: OrderedDict[str, Application] = OrderedDict()
-        self._keys: tuple[KeyView, ...] = ()
-        self._workers = 0
-        self._readers: dict[object, int] = {}
-        self._snapshot = Snapshot()
-        self._changed = asyncio.Event()
         self._applying = asyncio.Lock()  # held for moments only: no backend waits in `deploy`
         self._removing: set[asyncio.Task[None]] = set()
-        self._seen: dict[str, ReplicaView] = {}
-        self._seqs = itertools.count(1)
+        self._unreadable: set[str] = set()
         self.has_room: Callable[[Deployment], bool] = _always
         self.news = asyncio.Event()
-        self.events: Feed[Event] = Feed()
+        self.events = chronicle.events
+        self.history = chronicle.history
         backend.subscribe(self.refresh)
 
     # desired state
-
-    def remember(self, events: Sequence[StoredEvent]) -> None:
-        """Take the history of earlier runs."""
-        # Replicas' events were stored a moment later than they happened, others at once.
-        in_time = sorted(events, key=lambda event: event.time)
-        numbers = sorted(event.seq for event in events)
-        for event, seq in zip(in_time, numbers, strict=True):
-            self.events.add(Event.of(replace(event, seq=seq)))
-        self._seqs = itertools.count(max(numbers, default=0) + 1)
 
     async def restore(
         self, rows: Sequence[StoredDeployment], instead: Mapping[str, ModelSpec]
@@ -100,15 +87,16 @@ class Fleet:
                 deployment = Deployment.restored(row)
                 check_available(deployment.spec)
                 self._backend.check(deployment.spec, deployment.spec.replicas)
+                self._may_rest_at_first(deployment)
+                if instead.get(row.model, deployment.spec) == deployment.spec:
+                    await self._backend.deploy(deployment.spec, deployment.replicas)
             except Exception as error:  # one of them must not keep the others from serving
                 log.warning("a stored model cannot be served", model=row.model, cause=str(error))
                 self.note(row.model, "failed", f"its stored spec cannot be served: {error}")
+                self._unreadable.add(row.model)
                 continue
             deployment.awake_since_s = time.monotonic()
-            self._may_rest_at_first(deployment)
             self._deployments[row.model] = deployment
-            if instead.get(row.model, deployment.spec) == deployment.spec:
-                await self._backend.deploy(deployment.spec, deployment.replicas)
         self.refresh()
 
     def compare(self, specs: Sequence[ModelSpec], *, prune: bool) -> list[Change]:
@@ -121,10 +109,10 @@ class Fleet:
         """
         if len(specs) > MOST_MODELS:
             raise InvalidRequest(f"{len(specs)} specs; at most {MOST_MODELS} are served.")
-        ids = [spec.id for spec in specs]
-        twice = next((name for name in ids if ids.count(name) > 1), None)
-        if twice is not None:
-            raise InvalidRequest(f"Two specs have the id {twice!r}.", param="specs")
+        counts = Counter(spec.id for spec in specs)
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise InvalidRequest(f"Two specs have the id {twice[0]!r}.", param="specs")
         for spec in specs:
             check_available(spec)
             self._backend.check(spec, spec.replicas)
@@ -161,11 +149,15 @@ class Fleet:
             self._applies[application.id] = application
             while len(self._applies) > APPLIES_KEPT:
                 self._applies.popitem(last=False)
-            put, gone, events = self._planned(changes, wanted, rollback, application.id, by)
+            put, gone, events = self._planned(changes, wanted, rollback, by)
+            if prune:
+                gone += sorted(self._unreadable - wanted.keys())
             if put or gone:
-                await self._save({**self._deployments, **put}, list(put), gone, events)
+                rows = [deployment.stored() for deployment in put.values()]
+                await self._save(rows, gone, events)
+                self._unreadable -= {*put, *gone}
             for event in events:
-                self.events.add(Event.of(replace(event, seq=next(self._seqs))))
+                self._chronicle.tell(event)
             for change in changes:
                 if change.model in put:
                     await self._deploy(put[change.model], change, application)
@@ -173,45 +165,41 @@ class Fleet:
                     self._let_go(change.model)
                     application.models[change.model] = Outcome("removed")
                 elif change.action == "unchanged":
-                    application.models[change.model] = Outcome("ready", "unchanged")
+                    self._follow(self._deployments[change.model], application)
             self.refresh()
             self.news.set()
             return application, changes
 
     def _planned(
-        self,
-        changes: Sequence[Change],
-        wanted: dict[str, ModelSpec],
-        rollback: bool,
-        apply: str,
-        by: str,
+        self, changes: Sequence[Change], wanted: dict[str, ModelSpec], rollback: bool, by: str
     ) -> tuple[dict[str, Deployment], list[str], list[StoredEvent]]:
-        """What is to be stored: deployments, ids that go, events."""
+        """What is to be stored: deployments as they will be, ids that go, events."""
         now = time.time()
         put: dict[str, Deployment] = {}
         gone: list[str] = []
         events: list[StoredEvent] = []
+        position = max((d.position for d in self._deployments.values()), default=-1)
         for change in changes:
             model, have = change.model, self._deployments.get(change.model)
             detail = ""
             if change.action == "added":
+                position += 1
                 spec = wanted[model]
-                put[model] = Deployment(spec, created=now, changed=now, rolling=True)
+                put[model] = Deployment(spec, created=now, changed=now, position=position)
                 detail = f"spec {spec.hash}"
             elif change.action == "changed" and have is not None:
                 spec = wanted[model]
                 # While an untried version rolls out, the one before it stays the one to go back to.
                 tried = have.previous if have.rolling else have.spec
-                put[model] = replace(have, spec=spec, previous=tried, changed=now, rolling=True)
-                shown = (f"{f.field}: {f.before} → {f.after}" for f in change.fields[:8])
-                detail = f"spec {spec.hash}: {', '.join(shown)}"
+                put[model] = replace(have, spec=spec, previous=tried, changed=now)
+                # Names only: who may read events may not read every spec.
+                detail = f"spec {spec.hash}: {', '.join(f.field for f in change.fields[:20])}"
             elif change.action == "pruned":
                 gone.append(model)
             else:
                 continue
             if model in put:
-                one = put[model]
-                one.changed_by, one.rollback, one.apply = by, rollback, apply
+                put[model].changed_by, put[model].rollback = by, rollback
             events.append(
                 StoredEvent(time=now, model=model, kind=change.action, detail=detail, changed_by=by)
             )
@@ -219,53 +207,70 @@ class Fleet:
 
     async def _save(
         self,
-        everything: dict[str, Deployment],
-        put: Sequence[str],
+        put: Sequence[StoredDeployment],
         delete: Sequence[str],
         events: Sequence[StoredEvent],
     ) -> None:
-        places = {name: place for place, name in enumerate(everything)}
-        rows = [everything[name].stored(places[name]) for name in put]
-        await asyncio.to_thread(self._store.save, rows, list(delete), list(events))
+        await asyncio.to_thread(self._store.save, list(put), list(delete), list(events))
 
-    async def _deploy(self, new: Deployment, change: Change, application: Application) -> None:
-        model = new.spec.id
-        have = self._deployments.get(model)
-        if have is not None:
-            self.conclude(have, "superseded")
-            new.moving = False
-        self._deployments[model] = new
-        if new.rest != "awake" and change.restarts and have is not None:
-            new.rest, new.rested_by = "awake", ""  # a new version must prove that it works
-        new.awake_since_s = time.monotonic()
-        if have is None:
-            self._may_rest_at_first(new)
-        if new.rest != "awake":
-            new.rolling, new.previous = False, None
-        application.models[model] = Outcome("rolling" if new.rolling else "sleeping")
-        new.refused = ""
+    async def _deploy(self, planned: Deployment, change: Change, application: Application) -> None:
+        """Begin what was stored. A deployment is changed in place: the keeper may hold on to it."""
+        model = planned.spec.id
+        deployment = self._deployments.get(model)
+        if deployment is None:
+            deployment = self._deployments[model] = planned
+            self._may_rest_at_first(deployment)
+        else:
+            self.conclude(deployment, "superseded")
+            deployment.spec, deployment.previous = planned.spec, planned.previous
+            deployment.changed, deployment.changed_by = planned.changed, planned.changed_by
+            deployment.rollback = planned.rollback
+            begins = deployment.rested_by == AT_ZERO and planned.spec.scaling.min_replicas > 0
+            if change.restarts or begins:  # a new version must prove that it works
+                deployment.rest, deployment.rested_by, deployment.waits = "awake", "", ""
+        deployment.epoch += 1
+        deployment.failed_starts, deployment.refused = 0, ""
+        deployment.awake_since_s = time.monotonic()
+        deployment.rolling = deployment.rest == "awake"
+        if not deployment.rolling:
+            deployment.previous = None
+        self._follow(deployment, application)
         try:
-            await self._backend.deploy(new.spec, new.replicas)
-        except AviaryError as error:  # checked before, so hardly ever; the keeper takes it back
-            new.refused = str(error)
-            self.note(model, "failed", new.refused)
+            await self._backend.deploy(deployment.spec, deployment.replicas)
+        except Exception as error:  # checked before, so hardly ever; the keeper takes it back
+            log.exception("a model could not be deployed", model=model)
+            deployment.refused = str(error) or type(error).__name__
+            self.note(model, "failed", deployment.refused)
+
+    def _follow(self, deployment: Deployment, application: Application) -> None:
+        """Have an apply hear what becomes of a model."""
+        state: OutcomeState = "ready" if deployment.rest == "awake" else "sleeping"
+        if deployment.rolling:
+            deployment.applies.add(application.id)
+            state = "rolling"
+        application.models[deployment.spec.id] = Outcome(state)
 
     def _may_rest_at_first(self, deployment: Deployment) -> None:
         """What nobody has asked for yet starts at rest when it may, or must."""
         if deployment.spec.scaling.min_replicas == 0:
-            deployment.rest, deployment.rested_by = "zero", "min_replicas is 0"
+            deployment.rest, deployment.rested_by = "zero", AT_ZERO
         elif not self.has_room(deployment):
             deployment.rest, deployment.rested_by = "zero", NO_ROOM
 
     def _let_go(self, model: str) -> None:
         """Remove a model that the store has forgotten; its answers in progress end first."""
-        deployment = self._deployments.pop(model)
+        deployment = self._deployments.pop(model, None)
+        if deployment is None:
+            return  # a stored one that was never served
+        deployment.epoch += 1
         self.conclude(deployment, "removed")
         task = asyncio.create_task(self._remove(model))
         self._removing.add(task)
         task.add_done_callback(self._removing.discard)
 
     async def _remove(self, model: str) -> None:
+        if model not in self._deployments:
+            self._chronicle.forget(model)
         await self._backend.remove(model)
         self.refresh()
 
@@ -279,56 +284,71 @@ class Fleet:
             StoreError: it could not be stored; nothing was changed.
         """
         async with self._applying:
-            deployment = self.deployment(model, "to stop")
+            if model not in self._unreadable:
+                self.deployment(model, "to stop")
             event = StoredEvent(time=time.time(), model=model, kind="stopped", changed_by=by)
-            await self._save(self._deployments, [], [model], [event])
-            self._deployments.pop(model)
+            await self._save([], [model], [event])
+            self._unreadable.discard(model)
+            deployment = self._deployments.pop(model, None)
+            self._chronicle.tell(event)
+            if deployment is None:
+                return
+            deployment.epoch += 1
             self.conclude(deployment, "removed")
-            self.events.add(Event.of(replace(event, seq=next(self._seqs))))
             self.refresh()
         # Nothing else runs before the backend has noted which replicas are to go.
         await self._remove(model)
 
     async def take_back(self, deployment: Deployment, cause: str, lines: list[str]) -> None:
-        """A version cannot start: serve the one before it again, or, of a new model, nothing."""
+        """A version cannot start: serve the one before it again, or, of a new model, nothing.
+
+        Raises:
+            StoreError: it could not be stored; nothing was changed.
+        """
         model, previous = deployment.spec.id, deployment.previous
         async with self._applying:
             if self._deployments.get(model) is not deployment or not deployment.rolling:
                 return  # superseded in the meantime
-            failed = deployment.spec
             now = time.time()
             back = f"back to spec {previous.hash}" if previous is not None else "removed again"
             event = StoredEvent(
                 time=now,
                 model=model,
                 kind="rolled back",
-                detail=f"spec {failed.hash} cannot start, {back}: {cause}",
+                detail=f"spec {deployment.spec.hash} cannot start, {back}: {cause}",
                 changed_by="aviary",
             )
             if previous is None:
-                await self._save(self._deployments, [], [model], [event])
+                await self._save([], [model], [event])
             else:
-                deployment.spec, deployment.previous = previous, None
-                deployment.rolling, deployment.changed = False, now
-                await self._save(self._deployments, [model], [], [event])
+                after = replace(deployment, spec=previous, previous=None, changed=now)
+                await self._save([after.stored()], [], [event])
             self.conclude(deployment, "rolled_back", cause, lines)
-            self.events.add(Event.of(replace(event, seq=next(self._seqs))))
+            self._chronicle.tell(event)
             if previous is None:
                 self._let_go(model)
             else:
-                await self._backend.deploy(previous, deployment.spec.replicas)
+                deployment.spec, deployment.previous, deployment.changed = previous, None, now
+                deployment.rolling, deployment.refused = False, ""
+                deployment.epoch += 1
+                await self._backend.deploy(previous, deployment.replicas)
             self.refresh()
 
     async def settle(self, deployment: Deployment) -> None:
-        """A version is ready: there is nothing to go back to any more."""
-        model = deployment.spec.id
+        """A version is ready: there is nothing to go back to any more.
+
+        Raises:
+            StoreError: it could not be stored; nothing was changed.
+        """
         async with self._applying:
-            if self._deployments.get(model) is not deployment or not deployment.rolling:
+            if (
+                self._deployments.get(deployment.spec.id) is not deployment
+                or not deployment.rolling
+            ):
                 return
-            deployment.rolling = False
             if deployment.previous is not None:
-                deployment.previous = None
-                await self._save(self._deployments, [model], [], [])
+                await self._save([replace(deployment, previous=None).stored()], [], [])
+            deployment.rolling, deployment.previous = False, None
             self.conclude(deployment, "ready")
             self.refresh()
 
@@ -339,13 +359,16 @@ class Fleet:
         detail: str = "",
         lines: Sequence[str] = (),
     ) -> None:
-        """Tell the apply that follows a rollout how it ended."""
-        application = self._applies.get(deployment.apply)
-        if application is None:
-            return
-        outcome = application.models.get(deployment.spec.id)
-        if outcome is not None and outcome.state == "rolling":
-            application.models[deployment.spec.id] = Outcome(state, detail, list(lines))
+        """Tell the applies that follow a rollout how it ended."""
+        model = deployment.spec.id
+        for identity in deployment.applies:
+            application = self._applies.get(identity)
+            if application is None:
+                continue
+            outcome = application.models.get(model)
+            if outcome is not None and outcome.state == "rolling":
+                application.models[model] = Outcome(state, detail, list(lines))
+        deployment.applies.clear()
 
     def application(self, identity: str) -> Application:
         """What became of an apply.
@@ -388,56 +411,17 @@ class Fleet:
 
     # what gateways are told
 
-    def set_keys(self, keys: tuple[KeyView, ...]) -> None:
-        """Take the keys that are good now."""
-        if keys != self._keys:
-            self._keys = keys
-            self.refresh()
-
-    def set_workers(self, workers: int) -> None:
-        """Take the number of living gateway workers."""
-        if workers != self._workers:
-            self._workers = workers
-            self.refresh()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The present snapshot."""
-        return self._snapshot
-
-    def delivered(self, reader: object, generation: int | None) -> None:
-        """Note which generation a reader of snapshots was sent last; `None`: it has left."""
-        if generation is None:
-            self._readers.pop(reader, None)
-        else:
-            self._readers[reader] = generation
-
-    async def everywhere(self, most_s: float) -> None:
-        """Wait until every reader has been sent the present snapshot, but not longer than told."""
-        wanted = self._snapshot.generation
-        deadline = time.monotonic() + most_s
-        while any(generation < wanted for generation in self._readers.values()):
-            if time.monotonic() > deadline:
-                return
-            await asyncio.sleep(0.002)
-
-    async def next_snapshot(self, after: int) -> Snapshot:
-        """The newest snapshot, once there is one newer than generation `after`."""
-        while self._snapshot.generation <= after:
-            await self._changed.wait()
-        return self._snapshot
-
     def refresh(self) -> None:
         """Build the snapshot anew and publish it when something is different."""
         models = tuple(self._view(deployment) for deployment in self._deployments.values())
-        old = self._snapshot
-        if (models, self._keys, self._workers) == (old.models, old.keys, old.workers):
-            return
-        self._note_changes(models)
-        self._snapshot = Snapshot(old.generation + 1, models, self._keys, self._workers)
-        self._changed.set()
-        self._changed = asyncio.Event()
-        self.news.set()
+        if models != self.snapshot.models:
+            for model in models:
+                before = self._chronicle.take(model)
+                _count_failures(self._deployments[model.id], before, model.replicas)
+            # Once more: what failed just now is part of what is told.
+            models = tuple(self._view(deployment) for deployment in self._deployments.values())
+        if self._publish(models):
+            self.news.set()
 
     def _view(self, deployment: Deployment) -> ModelView:
         spec = deployment.spec
@@ -465,38 +449,25 @@ class Fleet:
             detail=_detail(deployment, replicas),
         )
 
-    # events
-
-    def note(self, model: str, kind: str, detail: str, *, by: str = "aviary") -> None:
+    def note(self, model: str, kind: str, detail: str) -> None:
         """Something happened to a model; kept."""
-        event = StoredEvent(time=time.time(), model=model, kind=kind, detail=detail, changed_by=by)
-        self._record(event)
-        self.events.add(Event.of(replace(event, seq=next(self._seqs))))
+        self._chronicle.note(model, kind, detail)
 
-    def _note_changes(self, models: tuple[ModelView, ...]) -> None:
-        """Note what is different of replicas; progress is only shown, states are kept, too."""
-        seen: dict[str, ReplicaView] = {}
-        for model in models:
-            for replica in model.replicas:
-                seen[replica.id] = replica
-                before = self._seen.get(replica.id)
-                new_state = before is None or before.state != replica.state
-                if not new_state and before is not None and before.detail == replica.detail:
-                    continue
-                if replica.state is ReplicaState.FAILED and new_state:
-                    self._deployments[model.id].cause = replica.detail
-                event = StoredEvent(
-                    time=time.time(),
-                    model=model.id,
-                    kind=str(replica.state),
-                    replica=replica.id,
-                    detail=replica.detail,
-                )
-                if new_state:
-                    self._record(event)
-                    event = replace(event, seq=next(self._seqs))
-                self.events.add(replace(Event.of(event), progress=replica.progress))
-        self._seen = seen
+
+def _count_failures(
+    deployment: Deployment, before: Mapping[str, ReplicaView], now: Sequence[ReplicaView]
+) -> None:
+    for replica in now:
+        old = before.get(replica.id)
+        fresh = old is None or old.state is not ReplicaState.FAILED
+        if replica.state is ReplicaState.FAILED and fresh:
+            deployment.failures.append(time.time())
+            deployment.cause = replica.detail
+    if deployment.rolling:
+        causes = start_failures(before, now, deployment.spec.hash)
+        deployment.failed_starts += len(causes)
+        if causes:
+            deployment.cause = causes[-1]
 
 
 def _detail(deployment: Deployment, replicas: Sequence[ReplicaView]) -> str:
@@ -504,9 +475,9 @@ def _detail(deployment: Deployment, replicas: Sequence[ReplicaView]) -> str:
     if deployment.rest != "awake":
         rested = f"{deployment.rested_by}; a request wakes it"
         return f"{rested}; {deployment.waits}" if deployment.waits else rested
-    loop = crash_loop(replicas)
+    loop = crash_loop(replicas, deployment.failures, time.time())
     if loop:
-        return f"crash loop: {loop} failures; the last: {deployment.cause}"
+        return f"crash loop: {loop} failures in 5 min; the last: {deployment.cause}"
     if deployment.rolling and deployment.previous is not None:
         return f"rolls from {deployment.previous.hash} to {deployment.spec.hash}"
     return ""

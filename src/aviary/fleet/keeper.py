@@ -21,11 +21,12 @@ from aviary.fleet.activity import Activity, Use
 from aviary.fleet.desired import Deployment, Rest
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.memory import SLEEPING_BYTES, Resident, make_room
-from aviary.fleet.rollout import Judgement, judge
+from aviary.fleet.rollout import LEAVING, Judgement, judge
 
 log = structlog.get_logger()
 
 TICK_S = 0.5
+RETRY_S = 0.5
 COALESCE_S = 0.02
 DELIVERED_WITHIN_S = 1.0
 LOG_LINES = 20
@@ -112,12 +113,12 @@ class Keeper:
                 await work
             except AviaryError as error:
                 log.warning("the fleet could not", model=deployment.spec.id, cause=str(error))
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(RETRY_S)
             except Exception:
                 log.exception("the fleet could not", model=deployment.spec.id)
-                await asyncio.sleep(TICK_S)
+                await asyncio.sleep(RETRY_S)
             finally:
-                deployment.moving = False
+                deployment.moving = deployment.waking = False
                 self._fleet.news.set()
 
         task = asyncio.create_task(run())
@@ -128,26 +129,47 @@ class Keeper:
         """Compare what is with what shall be, and begin what brings it nearer."""
         self._activity.forget_stale(now_s)
         for deployment in self._fleet.deployments:
-            if deployment.moving:
-                continue
-            replicas = self._backend.replicas(deployment.spec.id)
-            if deployment.rolling:
-                self._judge(deployment, replicas)
-            elif deployment.rest == "awake":
-                self._keep_awake(deployment, replicas, now_s)
-            else:
-                self._keep_at_rest(deployment, replicas)
-        for model in self._activity.wanted():
-            waiting = next((d for d in self._fleet.deployments if d.spec.id == model), None)
-            if waiting is not None and waiting.rest != "awake" and not waiting.moving:
-                self._try_to_wake(waiting, now_s)
+            if not deployment.moving:
+                self._look_at(deployment, now_s)
+        wanted = set(self._activity.wanted())
+        for deployment in self._fleet.deployments:
+            resting = deployment.rest != "awake" and not deployment.moving
+            if resting and deployment.spec.id in wanted:
+                self._try_to_wake(deployment, now_s)
         if self._budget_bytes is not None:
             self._keep_budget(self._budget_bytes, now_s)
+
+    def _look_at(self, deployment: Deployment, now_s: float) -> None:
+        spec = deployment.spec
+        replicas = self._backend.replicas(spec.id)
+        staying = [r for r in replicas if r.state not in LEAVING and r.spec_hash == spec.hash]
+        sleeping = [r for r in staying if r.state is ReplicaState.SLEEPING]
+        if deployment.rest == "awake" and sleeping:
+            self._keep(deployment, self._wake_replicas(sleeping))
+        elif deployment.rolling:
+            self._judge(deployment, replicas)
+        elif len(staying) != deployment.replicas and _settled(replicas):
+            self._keep(deployment, self._scale(deployment))
+        elif deployment.rest == "awake":
+            self._keep_awake(deployment, replicas, now_s)
+        elif deployment.rest == "sleep":
+            self._keep_asleep(deployment)
+
+    async def _scale(self, deployment: Deployment) -> None:
+        """What runs is not what shall run: some order was overtaken by another."""
+        await self._backend.scale(deployment.spec.id, deployment.replicas)
+        await asyncio.sleep(RETRY_S)
 
     # rollouts
 
     def _judge(self, deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> None:
-        judgement = judge(replicas, deployment.spec.hash, deployment.replicas)
+        judgement = judge(
+            replicas,
+            deployment.spec.hash,
+            deployment.replicas,
+            deployment.failed_starts,
+            deployment.cause,
+        )
         if deployment.refused:
             judgement = Judgement("failed", deployment.refused)
         if judgement.verdict == "ready":
@@ -196,10 +218,7 @@ class Keeper:
     ) -> None:
         model = deployment.spec.id
         ready = [r for r in replicas if r.state is ReplicaState.READY]
-        sleeping = [r for r in replicas if r.state is ReplicaState.SLEEPING]
-        if sleeping:
-            self._keep(deployment, self._wake_replicas(sleeping))
-        elif deployment.woken is not None and ready:
+        if deployment.woken is not None and ready:
             took_s = max(0.0, min(r.since for r in ready) - deployment.woken)
             deployment.woken = None
             before = deployment.wake_s
@@ -226,29 +245,29 @@ class Keeper:
     # at rest
 
     async def _put_to_rest(self, deployment: Deployment, how: Rest, why: str) -> None:
-        """Gateways stop sending first; a replica that is busy after all calls it off."""
-        fleet, model = self._fleet, deployment.spec.id
+        """Gateways stop sending first; a replica that is busy after all calls it off.
+
+        Whoever changes the deployment meanwhile comes first: then nothing more is done here.
+        """
+        fleet, model, epoch = self._fleet, deployment.spec.id, deployment.epoch
         deployment.rest, deployment.rested_by, deployment.woken = how, why, None
         fleet.refresh()
         await fleet.everywhere(DELIVERED_WITHIN_S)
+        asked = [self._replicas.sleep(replica) for replica in self._ready(deployment)]
+        slept = await asyncio.gather(*asked)
+        if deployment.epoch != epoch:
+            return
+        if not all(slept):
+            deployment.rest, deployment.rested_by = "awake", ""
+            deployment.awake_since_s = time.monotonic()
+            fleet.refresh()
+            return
         if how == "zero":
             await self._backend.scale(model, 0)
-        else:
-            asked = [(r, self._replicas.sleep(r)) for r in self._ready(deployment)]
-            slept = await asyncio.gather(*(answer for _, answer in asked))
-            if not all(slept):
-                deployment.rest, deployment.rested_by = "awake", ""
-                deployment.awake_since_s = time.monotonic()
-                fleet.refresh()
-                return
         fleet.note(model, "rests", f"{'no replica' if how == 'zero' else 'asleep'}: {why}")
 
-    def _keep_at_rest(self, deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> None:
+    def _keep_asleep(self, deployment: Deployment) -> None:
         """A replica that came back after a crash is to rest as the others do."""
-        if deployment.rest == "zero":
-            if any(r.state is not ReplicaState.STOPPING for r in replicas):
-                self._keep(deployment, self._backend.scale(deployment.spec.id, 0))
-            return
         awake = self._ready(deployment)
         if awake:
             self._keep(deployment, self._sleep_again(awake))
@@ -256,7 +275,7 @@ class Keeper:
     async def _sleep_again(self, replicas: list[ReplicaView]) -> None:
         slept = await asyncio.gather(*(self._replicas.sleep(replica) for replica in replicas))
         if not all(slept):
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(RETRY_S)
 
     # waking
 
@@ -275,29 +294,29 @@ class Keeper:
                 self._fleet.refresh()
             return
         deployment.waits = ""
+        deployment.waking = True  # its memory is taken from now on
         resting = [d for d in self._fleet.deployments if d.spec.id in victims]
         for victim in resting:
             victim.moving = True
         self._keep(deployment, self._wake(deployment, resting))
 
     async def _wake(self, deployment: Deployment, resting: list[Deployment]) -> None:
-        fleet, model = self._fleet, deployment.spec.id
+        fleet, model, epoch = self._fleet, deployment.spec.id, deployment.epoch
         try:
             for victim in resting:
-                await self._put_to_rest(
-                    victim, _rest_of(victim), f"its memory is needed by {model}"
-                )
+                why = f"its memory is needed by {model}"
+                await self._put_to_rest(victim, _rest_of(victim), why)
         finally:
             for victim in resting:
                 victim.moving = False
-        if any(victim.rest == "awake" for victim in resting):
-            return  # one was asked for in that very moment; the next step chooses anew
+        if deployment.epoch != epoch or any(victim.rest == "awake" for victim in resting):
+            return  # changed, or one was asked for in that very moment: the next step looks anew
         how, deployment.rest, deployment.rested_by = deployment.rest, "awake", ""
         deployment.awake_since_s, deployment.woken = time.monotonic(), time.time()
         about = f", about {deployment.wake_s:.1f} s" if deployment.wake_s is not None else ""
         fleet.note(model, "wakes", f"a request waits{about}")
         if how == "zero":
-            await self._backend.scale(model, deployment.spec.replicas)
+            await self._backend.scale(model, deployment.replicas)
         else:
             replicas = self._backend.replicas(model)
             await self._wake_replicas([r for r in replicas if r.state is ReplicaState.SLEEPING])
@@ -314,24 +333,24 @@ class Keeper:
         found = []
         for deployment in self._fleet.deployments:
             model = deployment.spec.id
-            if model == besides:
+            processes = SLEEPING_BYTES * deployment.spec.replicas
+            awake = deployment.rest == "awake" or deployment.waking or deployment.moving
+            if model == besides or (deployment.rest == "zero" and not awake):
                 continue
-            at_rest = deployment.rest != "awake"
-            sleeping = SLEEPING_BYTES * deployment.spec.replicas
+            memory = deployment.need_bytes if awake else processes
+            left = processes if awake and _rest_of(deployment) == "sleep" else 0
             found.append(
                 Resident(
                     model=model,
-                    memory_bytes=(
-                        (sleeping if deployment.rest == "sleep" else 0)
-                        if at_rest
-                        else deployment.need_bytes
-                    ),
+                    memory_bytes=memory,
+                    frees_bytes=max(0, memory - left),
                     last_used_s=self._activity.last_used_s(model, deployment.awake_since_s),
                     awake_since_s=deployment.awake_since_s,
-                    busy=at_rest
-                    or deployment.moving
+                    busy=deployment.moving
                     or deployment.rolling
+                    or deployment.waking
                     or self._activity.in_flight(model) > 0,
+                    asleep=not awake,
                 )
             )
         return found
@@ -339,8 +358,10 @@ class Keeper:
     def _has_room(self, deployment: Deployment) -> bool:
         if self._budget_bytes is None:
             return True
-        used = sum(r.memory_bytes for r in self._residents(besides=deployment.spec.id))
-        return used == 0 or used + deployment.need_bytes <= self._budget_bytes
+        residents = self._residents(besides=deployment.spec.id)
+        used = sum(resident.memory_bytes for resident in residents)
+        alone = all(resident.asleep or not resident.memory_bytes for resident in residents)
+        return alone or used + deployment.need_bytes <= self._budget_bytes
 
     def _keep_budget(self, budget_bytes: int, now_s: float) -> None:
         """What was measured, or applied, may be more than there is: let the least used rest."""
@@ -357,4 +378,10 @@ class Keeper:
 
 def _rest_of(deployment: Deployment) -> Rest:
     """How a model rests that makes room for another."""
-    return "zero" if deployment.spec.scaling.idle.then == "zero" else "sleep"
+    asleep = deployment.rest == "sleep" and not deployment.waking
+    return "zero" if asleep or deployment.spec.scaling.idle.then == "zero" else "sleep"
+
+
+def _settled(replicas: tuple[ReplicaView, ...]) -> bool:
+    """Whether none is on its way out or not yet known: then their number means something."""
+    return not any(replica.state in LEAVING for replica in replicas)

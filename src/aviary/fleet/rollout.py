@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,9 @@ Verdict = Literal["rolling", "ready", "failed"]
 
 MOST_FAILED_STARTS = 2
 """One failure may be bad luck (a kill, a full machine); the second one is the version's."""
-CRASH_LOOP_RESTARTS = 3
+CRASH_LOOP_FAILURES = 3
+CRASH_LOOP_WINDOW_S = 300.0
+LEAVING = (ReplicaState.STOPPING, ReplicaState.STOPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +32,64 @@ class Judgement:
     replica: str = ""
 
 
-def judge(replicas: Sequence[ReplicaView], spec_hash: str, wanted: int) -> Judgement:
+def judge(
+    replicas: Sequence[ReplicaView], spec_hash: str, wanted: int, failed_starts: int, cause: str
+) -> Judgement:
     """How a version fares.
 
     Args:
         replicas: All replicas of the model, of any version.
         spec_hash: The version.
         wanted: How many replicas it shall have.
+        failed_starts: How many of its replicas failed to start since it began to roll out.
+        cause: How the last of them failed.
     """
-    own = [replica for replica in replicas if replica.spec_hash == spec_hash]
-    alive = [replica for replica in own if replica.state is ReplicaState.READY]
-    if len(alive) >= wanted:
+    own = [r for r in replicas if r.spec_hash == spec_hash and r.state not in LEAVING]
+    ready = [replica for replica in own if replica.state is ReplicaState.READY]
+    if len(ready) >= wanted:
         return Judgement("ready")
     for replica in own:
-        failed = replica.state is ReplicaState.FAILED
         if replica.detail.startswith(UNPLACEABLE):
             return Judgement("failed", replica.detail, replica.id)
-        if replica.restarts + failed >= MOST_FAILED_STARTS:
-            cause = replica.detail if failed else "its replicas ended while they started"
-            return Judgement("failed", cause, replica.id)
+    if failed_starts >= MOST_FAILED_STARTS:
+        failed = [replica.id for replica in own if replica.state is ReplicaState.FAILED]
+        return Judgement("failed", cause, failed[0] if failed else "")
     return Judgement("rolling")
 
 
-def crash_loop(replicas: Sequence[ReplicaView]) -> int:
-    """How often the worst replica was replaced, when one is in a crash loop; else 0."""
-    loops = [
-        replica.restarts + (replica.state is ReplicaState.FAILED)
-        for replica in replicas
-        if replica.state in (ReplicaState.FAILED, ReplicaState.STARTING)
-    ]
-    worst = max(loops, default=0)
-    return worst if worst >= CRASH_LOOP_RESTARTS else 0
+def start_failures(
+    before: Mapping[str, ReplicaView], now: Sequence[ReplicaView], spec_hash: str
+) -> list[str]:
+    """Causes of the starts of a version that failed between two looks at a model's replicas.
+
+    Args:
+        before: The replicas of the look before, by id.
+        now: Those of this look.
+        spec_hash: The version.
+    """
+    causes = []
+    here = {replica.id for replica in now}
+    for replica in now:
+        old = before.get(replica.id)
+        if replica.spec_hash != spec_hash or replica.state is not ReplicaState.FAILED:
+            continue
+        if old is None or old.state is ReplicaState.STARTING:
+            causes.append(replica.detail)
+    for replica in before.values():
+        vanished = replica.id not in here and replica.state is ReplicaState.STARTING
+        if vanished and replica.spec_hash == spec_hash:
+            causes.append("its process ended while it started")
+    return causes
+
+
+def crash_loop(replicas: Sequence[ReplicaView], failures: Sequence[float], now: float) -> int:
+    """How often replicas failed lately, when that is a crash loop and one is not up; else 0.
+
+    Args:
+        replicas: The model's replicas.
+        failures: Unix times of their failures.
+        now: Unix time.
+    """
+    down = any(r.state in (ReplicaState.FAILED, ReplicaState.STARTING) for r in replicas)
+    recent = sum(now - at < CRASH_LOOP_WINDOW_S for at in failures)
+    return recent if down and recent >= CRASH_LOOP_FAILURES else 0

@@ -121,14 +121,20 @@ class Answer:
         except WireError as error:
             if error.__cause__ is not None:
                 raise EngineError("The answer could not be passed on.") from error
-            raise ReplicaDied from error
+            if not self._at_end:
+                raise ReplicaDied from error
+            last = b""  # the client has its end: that the connection broke then matters to nobody
         body = look(last)
-        if self._crashed or not (self._failed or self._last.endswith(DONE)):
+        if self._crashed or not self._at_end:
             if body:
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
             raise ReplicaDied
         body += self._splitter.rest()
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    @property
+    def _at_end(self) -> bool:
+        return self._failed or self._last.endswith(DONE)
 
     async def _start(self, response: Response) -> None:
         self._note.status = response.status

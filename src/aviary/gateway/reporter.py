@@ -52,6 +52,8 @@ class Reporter:
                     await self._send(client, uses)
                 except WireError as error:
                     log.debug("no line to the control plane", error=str(error))
+                except Exception:  # whatever it was, waiting requests must be told of again
+                    log.exception("activity could not be reported")
             was_idle = not uses
             try:
                 async with asyncio.timeout(EVERY_S):

@@ -25,7 +25,8 @@ from aviary.replica.app import ReplicaApp
 from aviary.replica.boot import BOOT_ENV, ReplicaBoot
 from aviary.wire.server import run_server
 
-DRAIN_S = 30
+DRAIN_S = 3600
+"""Longest time for answers in progress; whoever wants it shorter kills."""
 
 
 def main() -> None:

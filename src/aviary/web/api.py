@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -25,6 +26,8 @@ from aviary.web.roles import ADMIN, is_admin
 from aviary.weights.address import redact
 
 HEARTBEAT_S = 10.0
+OPEN_EVENTS = frozenset({"starting", "ready", "sleeping", "wakes", "woke", "waits", "rests"})
+"""Whose details anybody may read; others may tell of paths, addresses and the engine's words."""
 Lines = Annotated[int, Query(ge=0, le=2000)]
 
 
@@ -65,56 +68,60 @@ def make_router(control: Control) -> APIRouter:
 def _add_models(router: APIRouter, control: Control) -> None:
     fleet = control.fleet
 
-    async def all_models() -> list[shapes.Model]:
+    async def all_models(request: Request) -> list[shapes.Model]:
+        causes = is_admin(request)
         loads, totals = await asyncio.gather(control.observed.loads(), control.observed.totals())
         return [
             shapes.Model.of(
                 view,
                 loads.get(view.id, (0, 0)),
                 shapes.Totals.model_validate(dict(totals.get(view.id, {}))),
+                causes=causes,
             )
             for view in fleet.snapshot.models
         ]
 
     @router.get("/models")
-    async def list_models() -> shapes.Models:
-        """All models with state, replicas, load and totals."""
-        return shapes.Models(models=await all_models())
+    async def list_models(request: Request) -> shapes.Models:
+        """All models with state, replicas, load and totals; causes of failures for admins only."""
+        return shapes.Models(models=await all_models(request))
 
     @router.get("/models/{model}")
     async def get_model(model: str, request: Request) -> shapes.ModelDetail:
         """One model; administrators get its spec too (it may name private places)."""
         spec = fleet.spec(model)
-        found = next((entry for entry in await all_models() if entry.id == model), None)
+        found = next((entry for entry in await all_models(request) if entry.id == model), None)
         if found is None:
             raise ModelNotFound(f"There is no model {model[:100]!r}.", param="model")
         shown = _shown_spec(spec) if is_admin(request) else None
         return shapes.ModelDetail(**found.model_dump(), spec=shown)
 
     @router.get("/models/{model}/events", response_class=StreamingResponse)
-    async def model_events(model: str, history: Lines = 20) -> StreamingResponse:
+    async def model_events(model: str, request: Request, history: Lines = 20) -> StreamingResponse:
         """What happens to the model, as server-sent events; the last ones first."""
         fleet.spec(model)
+        causes = is_admin(request)
 
         async def follow() -> AsyncGenerator[dict[str, Any], None]:
             events = fleet.events.follow(history, lambda event: event.model == model)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    yield msgspec.to_builtins(event)
+                    open_to_all = causes or event.state in OPEN_EVENTS
+                    yield msgspec.to_builtins(event if open_to_all else replace(event, detail=""))
 
         return _event_stream(follow())
 
 
 def _add_events(router: APIRouter, control: Control) -> None:
-    @router.get("/events", response_model=shapes.Events)
+    @router.get("/events", dependencies=ADMIN, response_model=shapes.Events)
     async def fleet_events(
         limit: Lines = 100, model: str | None = None, follow: bool = False
     ) -> shapes.Events | StreamingResponse:
         """What happened to the fleet, oldest first; `follow=true`: a stream that goes on."""
-        events = control.fleet.events
+        events = control.fleet.history
 
         def wanted(event: Event) -> bool:
-            return event.seq > 0 and model in (None, event.model)
+            return model in (None, event.model)
 
         if not follow:
             return shapes.Events(events=[_event(e) for e in events.last(limit, wanted)])

@@ -86,7 +86,7 @@ def add_applying(router: APIRouter, control: Control) -> None:
         )
         return shapes.Applying(id=application.id, changes=[_change(change) for change in changes])
 
-    @router.get("/apply/{identity}")
+    @router.get("/apply/{identity}", dependencies=ADMIN)
     async def get_apply(identity: str) -> shapes.Application:
         """What became of an apply, model by model."""
         application = fleet.application(identity)

@@ -26,12 +26,13 @@ class Replica(BaseModel):
     spec_hash: str = Field(description="Hash of the spec it serves.")
 
     @classmethod
-    def of(cls, view: ReplicaView) -> Replica:
-        """From the fleet's view."""
+    def of(cls, view: ReplicaView, *, causes: bool) -> Replica:
+        """From the fleet's view; why it failed only with `causes`."""
+        hidden = view.state is ReplicaState.FAILED and not causes
         return cls(
             id=view.id,
             state=view.state,
-            detail=view.detail,
+            detail="" if hidden else view.detail,
             progress=view.progress,
             host=view.host,
             port=view.port,
@@ -74,13 +75,16 @@ class Model(BaseModel):
     totals: Totals
 
     @classmethod
-    def of(cls, view: ModelView, load: tuple[int, int], totals: Totals) -> Model:
-        """From the fleet's view, the replicas' load (running, waiting) and the log's totals."""
+    def of(cls, view: ModelView, load: tuple[int, int], totals: Totals, *, causes: bool) -> Model:
+        """From the fleet's view, the replicas' load (running, waiting) and the log's totals.
+
+        Why something failed is told only with `causes`.
+        """
         return cls(
             id=view.id,
             state=view.state,
             spec_hash=view.spec_hash,
-            detail=view.detail,
+            detail=view.detail if causes else "",
             asleep=view.asleep,
             wake_s=view.wake_s,
             description=view.description,
@@ -89,7 +93,7 @@ class Model(BaseModel):
             context_length=view.context_length,
             slots=view.slots,
             desired_replicas=view.desired_replicas,
-            replicas=[Replica.of(replica) for replica in view.replicas],
+            replicas=[Replica.of(replica, causes=causes) for replica in view.replicas],
             running=load[0],
             waiting=load[1],
             totals=totals,

@@ -17,6 +17,7 @@ from aviary.core.errors import (
 )
 from aviary.core.ports import StoredDeployment, StoredEvent
 from aviary.core.states import KeyView, ModelState, ReplicaState, ReplicaView
+from aviary.fleet.chronicle import Chronicle
 from aviary.fleet.desired import Deployment
 from aviary.fleet.events import LAG_LIMIT, Feed
 from aviary.fleet.fleet import Fleet
@@ -95,7 +96,7 @@ def kept() -> list[StoredEvent]:
 
 @pytest.fixture
 async def fleet(backend: Scripted, store: SqlFleet, kept: list[StoredEvent]) -> Fleet:
-    return Fleet(backend, store, kept.append)
+    return Fleet(backend, store, Chronicle(kept.append))
 
 
 async def actions(fleet: Fleet, *specs: ModelSpec, **options: Any) -> list[str]:
@@ -186,8 +187,9 @@ async def test_a_restart_serves_the_same(
     await fleet.apply([spec_of("b", description="new", engine={"kind": "fake", "slots": 2})])
     store.append_events(kept)
     again = Scripted()
-    successor = Fleet(again, store, kept.append)
-    successor.remember(store.events(100))
+    chronicle = Chronicle(kept.append)
+    chronicle.remember(store.events(100))
+    successor = Fleet(again, store, chronicle)
     await successor.restore(store.deployments(), instead={"a": spec_of("a", tags=["x"])})
     assert [view.id for view in successor.snapshot.models] == ["b", "a", "z"]
     assert again.calls == [("deploy", "b", 1), ("deploy", "z", 0)]  # a is applied right after
@@ -195,13 +197,13 @@ async def test_a_restart_serves_the_same(
     assert successor.deployment("b").previous == spec_of("b")  # it had not become ready yet
     await successor.apply([spec_of("a", tags=["x"])])
     assert again.calls[2:] == [("deploy", "a", 1)]
-    numbers = [event.seq for event in successor.events.last(999) if event.seq]
+    numbers = [event.seq for event in successor.history.last(999)]
     assert numbers == sorted(set(numbers))
 
 
 async def test_a_stored_spec_that_nobody_can_read(fleet: Fleet, backend: Scripted) -> None:
     row = StoredDeployment("old", 0, {"id": "old", "engine": {"kind": "steam"}})
-    good = Deployment(spec_of("m"), created=5, changed=6).stored(1)
+    good = Deployment(spec_of("m"), created=5, changed=6, position=1).stored()
     await fleet.restore([row, good], instead={})
     assert [view.id for view in fleet.snapshot.models] == ["m"]
     assert fleet.snapshot.models[0].created == 5

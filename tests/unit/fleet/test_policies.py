@@ -10,7 +10,7 @@ from aviary.core.states import ReplicaState, ReplicaView
 from aviary.fleet.activity import STALE_S, Activity, Use
 from aviary.fleet.diff import compare, field_changes
 from aviary.fleet.memory import SETTLED_S, Resident, make_room
-from aviary.fleet.rollout import crash_loop, judge
+from aviary.fleet.rollout import crash_loop, judge, start_failures
 
 
 def spec_of(name: str = "m", **fields: Any) -> ModelSpec:
@@ -63,26 +63,50 @@ def replica(state: ReplicaState, version: str = "new", **fields: Any) -> Replica
 def test_a_rollout_is_judged_by_its_own_replicas() -> None:
     ready, starting, failed = ReplicaState.READY, ReplicaState.STARTING, ReplicaState.FAILED
     old = replica(ready, "old")
-    assert judge([old], "new", 1).verdict == "rolling"
-    assert judge([old, replica(starting)], "new", 1).verdict == "rolling"
-    assert judge([old, replica(ready)], "new", 1).verdict == "ready"
-    assert judge([old, replica(ready)], "new", 2).verdict == "rolling"
-    assert judge([], "new", 0).verdict == "ready"
-    once = replica(failed, detail="bad luck")
-    assert judge([old, once], "new", 1).verdict == "rolling"
-    twice = replica(failed, detail="no such file", restarts=1)
-    judgement = judge([old, twice], "new", 1)
-    assert (judgement.verdict, judgement.cause) == ("failed", "no such file")
-    assert judge([replica(failed, "old", restarts=9), replica(ready)], "new", 1).verdict == "ready"
-    placeless = replica(starting, detail="unplaceable: no GPU")
-    assert judge([old, placeless], "new", 1).verdict == "failed"
+
+    def verdict(*replicas: ReplicaView, wanted: int = 1, failures: int = 0) -> str:
+        return judge(replicas, "new", wanted, failures, "no such file").verdict
+
+    assert verdict(old) == "rolling"
+    assert verdict(old, replica(starting)) == "rolling"
+    assert verdict(old, replica(ready)) == "ready"
+    assert verdict(old, replica(ready), wanted=2) == "rolling"
+    assert verdict(wanted=0) == "ready"
+    assert verdict(old, replica(failed), failures=1) == "rolling"
+    assert verdict(old, replica(failed), failures=2) == "failed"
+    assert verdict(replica(ready), failures=2) == "ready"
+    # How often a place was filled before says nothing of this rollout.
+    assert verdict(replica(ready, restarts=9), replica(starting), wanted=2) == "rolling"
+    assert verdict(replica(ReplicaState.STOPPING, detail="unplaceable: x")) == "rolling"
+    assert verdict(old, replica(starting, detail="unplaceable: no GPU")) == "failed"
+    assert judge([old, replica(failed)], "new", 1, 2, "no such file").cause == "no such file"
+
+
+def test_failed_starts_are_counted_once() -> None:
+    def view(name: str, state: ReplicaState, version: str = "new") -> ReplicaView:
+        return ReplicaView(name, state=state, spec_hash=version, detail=f"{name} failed")
+
+    starting, failed, ready = ReplicaState.STARTING, ReplicaState.FAILED, ReplicaState.READY
+    before = {"a": view("a", starting), "b": view("b", ready), "c": view("c", starting)}
+    now = [view("a", failed), view("b", failed), view("c", starting)]
+    assert start_failures(before, now, "new") == ["a failed"]  # b had started
+    assert start_failures({r.id: r for r in now}, now, "new") == []
+    assert (
+        start_failures(before, [view("b", ready)], "new")
+        == ["its process ended while it started"] * 2
+    )
+    assert start_failures({}, [view("x", failed)], "new") == ["x failed"]
+    assert start_failures({}, [view("x", failed, "old")], "new") == []
+    gone = {"a": view("a", ReplicaState.STOPPING), "b": view("b", failed)}
+    assert start_failures(gone, [], "new") == []
 
 
 def test_crash_loops() -> None:
-    assert crash_loop([replica(ReplicaState.READY, restarts=9)]) == 0
-    assert crash_loop([replica(ReplicaState.STARTING, restarts=2)]) == 0
-    assert crash_loop([replica(ReplicaState.STARTING, restarts=3)]) == 3
-    assert crash_loop([replica(ReplicaState.FAILED, restarts=2)]) == 3
+    down, up = [replica(ReplicaState.FAILED)], [replica(ReplicaState.READY)]
+    assert crash_loop(down, [990, 995, 999], 1000) == 3
+    assert crash_loop(up, [990, 995, 999], 1000) == 0
+    assert crash_loop(down, [995, 999], 1000) == 0
+    assert crash_loop(down, [1, 2, 3, 999], 1000) == 0  # long ago
 
 
 def test_activity_of_several_workers() -> None:
@@ -100,46 +124,59 @@ def test_activity_of_several_workers() -> None:
     assert activity.last_used_s("a", 0) == 101
 
 
-residents = st.lists(
-    st.builds(
-        Resident,
-        model=st.uuids().map(str),
-        memory_bytes=st.integers(0, 100),
-        last_used_s=st.integers(0, 50).map(float),
-        awake_since_s=st.integers(0, 100).map(float),
-        busy=st.booleans(),
-    ),
-    max_size=8,
-)
+@st.composite
+def resident(draw: st.DrawFn) -> Resident:
+    memory = draw(st.integers(0, 100))
+    return Resident(
+        model=draw(st.uuids().map(str)),
+        memory_bytes=memory,
+        frees_bytes=draw(st.integers(0, memory)),
+        last_used_s=float(draw(st.integers(0, 50))),
+        awake_since_s=float(draw(st.integers(0, 100))),
+        busy=draw(st.booleans()),
+        asleep=draw(st.booleans()),
+    )
 
 
-@given(residents, st.integers(1, 300), st.integers(0, 120))
+@given(st.lists(resident(), max_size=8), st.integers(1, 300), st.integers(0, 120))
 def test_room_is_made_by_the_idle_only(found: list[Resident], budget: int, need: int) -> None:
     now = 100.0
     victims = make_room(budget, found, need, now)
-    by_name = {resident.model: resident for resident in found}
-    movable = [r for r in found if not r.busy and now - r.awake_since_s >= SETTLED_S]
-    fixed = sum(r.memory_bytes for r in found if r not in movable)
+    by_name = {one.model: one for one in found}
+    used = sum(one.memory_bytes for one in found)
+    movable = [
+        r
+        for r in found
+        if not r.busy and r.frees_bytes and (r.asleep or now - r.awake_since_s >= SETTLED_S)
+    ]
     if victims is None:
-        assert fixed + need > budget
-        assert fixed > 0
+        assert used - sum(r.frees_bytes for r in movable) + need > budget
+        assert any(not r.asleep for r in found)
         return
     assert all(by_name[name] in movable for name in victims)
-    left = sum(r.memory_bytes for r in found) - sum(by_name[v].memory_bytes for v in victims)
-    assert left + need <= budget or left == 0
-    if left + need <= budget:  # nobody rests for nothing
-        for name in victims:
-            assert left + by_name[name].memory_bytes + need > budget
+    left = used - sum(by_name[name].frees_bytes for name in victims)
+    if left + need > budget:  # it is too large, and nothing else that is awake stays
+        assert all(r.asleep or not r.memory_bytes or r.model in victims for r in found)
+        return
+    for name in victims:  # nobody rests for nothing
+        assert left + by_name[name].frees_bytes + need > budget
 
 
 def test_the_least_recently_used_rests_first() -> None:
-    found = [
-        Resident("old", 40, 1, 0, busy=False),
-        Resident("older but busy", 40, 0, 0, busy=True),
-        Resident("new", 40, 9, 0, busy=False),
-    ]
+    def awake(model: str, used: float, *, busy: bool = False) -> Resident:
+        return Resident(model, 40, 40, used, 0, busy=busy)
+
+    found = [awake("old", 1), awake("older but busy", 0, busy=True), awake("new", 9)]
     assert make_room(120, found, 40, 100) == ["old"]
     assert make_room(160, found, 40, 100) == []
     assert make_room(80, found, 40, 100) == ["old", "new"]
     assert make_room(70, found, 40, 100) is None
     assert make_room(10, [], 40, 100) == []  # alone, even one that is too large may run
+
+
+def test_those_asleep_go_last_and_never_block() -> None:
+    sleepers = [Resident(f"s{n}", 7, 7, n, 0, busy=False, asleep=True) for n in range(3)]
+    idle = Resident("idle", 40, 33, 50, 0, busy=False)
+    assert make_room(61, [*sleepers, idle], 28, 100) == ["idle"]
+    assert make_room(61, [*sleepers, idle], 40, 100) == ["idle", "s0"]
+    assert make_room(50, sleepers, 60, 100) == ["s0", "s1", "s2"]  # too large, but alone
