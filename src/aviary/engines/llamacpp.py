@@ -19,6 +19,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ from aviary.wire.client import Client, ConnectFailed, Response, Target, Upstream
 from aviary.wire.sse import EventSplitter, payload, split_events
 
 GGUF_MAGIC = b"GGUF"
+LOOP_BEGINS_S = 60.0
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 STREAMED = frozenset({"/v1/chat/completions", "/v1/completions"})
 ALIASES = frozenset({"n_predict", "n_cmpl"})
@@ -92,26 +94,26 @@ class LlamaCpp:
     async def _open(self, path: Path, progress: Progress) -> None:
         progress("loading the weights", None)
         self._folder = Path(tempfile.mkdtemp(prefix="aviary-", dir=self._places.runtime))
-        socket = self._folder / "engine.sock"
+        address = self._folder / "engine.sock"
         try:
-            self._server = await asyncio.to_thread(self._load, path, socket)
+            self._server = await asyncio.to_thread(self._load, path, address)
         except Exception as error:
             await self.stop()
             raise StartFailed(
                 f"{self._spec.id}: llama.cpp could not load {path}: {error}",
                 hint="Its own words are in `aviary logs`.",
             ) from error
-        self._target = Target(path=str(socket))
+        self._target = Target(path=str(address))
         self._client = Client()
 
-    def _load(self, path: Path, socket: Path) -> Any:
+    def _load(self, path: Path, address: Path) -> Any:
         import xllamacpp
 
         engine = self._engine
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.model_alias = {self._spec.id}
-        params.hostnames = [str(socket)]
+        params.hostnames = [str(address)]
         params.api_keys = [self._key]
         params.ui = False
         params.verbosity = 2
@@ -134,7 +136,9 @@ class LlamaCpp:
         if engine.embeddings:
             params.embedding = True
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        _wait_until_it_works(address, self._key)
+        return server
 
     async def generate(self, request: EngineRequest) -> EngineResponse:
         """Begin one generation."""
@@ -337,6 +341,21 @@ class LlamaCpp:
         if self._folder is not None:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _wait_until_it_works(path: Path, key: str) -> None:
+    """Ask for the slots, which llama.cpp's loop itself answers.
+
+    That loop begins a moment after the constructor, on a thread of its own. A server that is
+    destroyed before waits for ever for its end.
+    """
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(LOOP_BEGINS_S)
+        asking.connect(str(path))
+        head = f"GET /slots HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
+        asking.sendall(head.encode() + b"connection: close\r\n\r\n")
+        if not asking.recv(1024).startswith(b"HTTP/1.1 200 "):
+            raise OSError("its server does not answer")
 
 
 def _destroy(holder: list[Any]) -> None:
