@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from running import Running, chat
@@ -35,6 +36,31 @@ def first_token_s(running: Running, model: str) -> float:
     assert last == "[DONE]"
     assert first is not None
     return first
+
+
+def test_memory_is_measured(tmp_path: Path) -> None:
+    """What nobody declared is known once a model has run, and counts from then on."""
+    spec = yaml.safe_load((MODELS / "smollm2-135m-instruct.yaml").read_text())
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec | {"id": name}))
+    with Running(tmp_path / "h1", str(folder / "a.yaml")) as running:
+        [replica] = running.wait_for("a", 1)
+        one_gb = psutil.Process(replica["pid"]).memory_info().rss / 1e9
+    budget_gb = f"{2.6 * one_gb:.3f}"
+    with Running(tmp_path / "h", str(folder), AVIARY_MEMORY_GB=budget_gb) as running:
+
+        def ready() -> int:
+            return sum(running.model(name)["state"] == "ready" for name in ("a", "b", "c"))
+
+        deadline = time.monotonic() + 30
+        while ready() > 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        for name in ("a", "b", "c"):
+            assert first_token_s(running, name) < 20
+            assert ready() <= 2
 
 
 @pytest.mark.parametrize("how", ["sleep", "zero"])

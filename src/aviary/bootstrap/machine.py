@@ -54,7 +54,6 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             f"Cannot listen on {host}:{port}: {error.strerror or error}.",
             hint="Choose another with --port; 0 takes a free one.",
         ) from error
-    listener.set_inheritable(True)
     with listener:
         yield listener
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SLEEPING_BYTES = 70 * 1024 * 1024
+SLEEPING_BYTES = 48 * 1024 * 1024
 """What a replica keeps while its engine sleeps, measured (docs/operations.md)."""
 SETTLED_S = 3.0
 """A model that woke this recently is not put to rest again: waking it was not for nothing."""
