@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from running import Running, chat
 
 MODELS = Path(__file__).parents[3] / "models"
 SPEC = MODELS / "smollm2-135m-instruct.yaml"
-COUNT = 6
+COUNT = 12
 NAMES = [f"sleeper-{number}" for number in range(COUNT)]
 MOST_MB = 70
 MOST_CORES = 0.1
@@ -27,7 +28,7 @@ IDLE = "scaling: {idle: {after: 1s, then: sleep}}\n"
 
 @pytest.fixture(scope="module")
 def aviary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Six models over real weights, and two gateway workers."""
+    """Twelve models over real weights, and two gateway workers."""
     home = tmp_path_factory.mktemp("home")
     specs = tmp_path_factory.mktemp("specs")
     text = SPEC.read_text()
@@ -35,7 +36,7 @@ def aviary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     for name in NAMES:
         spec = text.replace("id: smollm2-135m-instruct", f"id: {name}") + IDLE
         (specs / f"{name}.yaml").write_text(spec)
-    with Running(home, str(specs), "--workers", "2", start_s=150) as running:
+    with Running(home, str(specs), "--workers", "2", start_s=240) as running:
         yield running
 
 
@@ -61,7 +62,23 @@ def cpu_s(processes: list[psutil.Process]) -> float:
     return sum(p.cpu_times().user + p.cpu_times().system for p in processes)
 
 
-@pytest.mark.timeout(300)
+def answer_of(aviary: Running, name: str) -> None:
+    """A short answer, whether the model is awake or not."""
+    with aviary.client() as client:
+        body = chat(name, "Hi", max_tokens=2)
+        answer = client.post("/v1/chat/completions", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    assert json.loads(answer.text)["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.timeout(400)
+def test_twelve_models_answer_at_once(aviary: Running) -> None:
+    with ThreadPoolExecutor(COUNT) as threads:
+        for asked in [threads.submit(answer_of, aviary, name) for name in NAMES]:
+            asked.result()
+
+
+@pytest.mark.timeout(400)
 def test_sleeping_models_cost_nearly_nothing(aviary: Running) -> None:
     replicas = {name: asleep(aviary, name) for name in NAMES}
     used_mb = {name: memory_mb(replica["pid"]) for name, replica in replicas.items()}
@@ -78,10 +95,7 @@ def test_sleeping_models_cost_nearly_nothing(aviary: Running) -> None:
     assert cores <= MOST_CORES
 
     name = NAMES[0]
-    with aviary.client() as client:
-        answer = client.post("/v1/chat/completions", json=chat(name, "Hi", max_tokens=2))
-    assert answer.status_code == 200, answer.text
-    assert json.loads(answer.text)["usage"]["completion_tokens"] == 2
+    answer_of(aviary, name)
     assert memory_mb(replicas[name]["pid"]) > 2 * MOST_MB  # it had slept indeed
     again = asleep(aviary, name)
     assert again["pid"] == replicas[name]["pid"]
