@@ -158,7 +158,8 @@ def obstacle(body: bytes) -> str:
     for name in ("json_schema", "grammar", "structured_outputs", "echo", "suffix", "audio"):
         if asked.get(name):
             return name
-    for message in asked.get("messages") or ():
+    messages = asked.get("messages")
+    for message in messages if isinstance(messages, list) else ():
         parts = message.get("content") if isinstance(message, dict) else None
         if isinstance(parts, list) and any(_kind(part) != "text" for part in parts):
             return "messages that are more than text"

@@ -53,7 +53,7 @@ def test_no_price_no_cost() -> None:
         ("failed", 1, "failed"),
         ("failed starting", 1, "starting"),
         ("failed starting ready", 1, "ready"),
-        ("sleeping", 1, "ready"),
+        ("sleeping", 1, "starting"),  # not put to rest by the fleet: on its way
         ("stopping", 0, "stopped"),
     ],
 )
