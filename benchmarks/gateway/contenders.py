@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from fast_upstream import NONCE, expected_content
+from fast_upstream import NONCE, expected_content, socket_of
 from load import content_of, request_body
 
 from children import CACHE, Child, Unavailable, free_port, wait_until_listening
@@ -170,7 +170,10 @@ class Direct(Contender):
 
 
 class Aviary(Contender):
-    """Aviary's gateway worker over a static endpoint table: logging, balancing, headers on."""
+    """Aviary's gateway worker over a static endpoint table: logging, balancing, headers on.
+
+    It speaks to upstreams by Unix sockets, as it does to replicas of the local backend.
+    """
 
     name = "aviary"
     label = "Aviary, 1 worker"
@@ -191,14 +194,29 @@ class Aviary(Contender):
         """The static entry: no control plane, the request log in a temporary folder."""
         command = [sys.executable, "-m", "aviary.gateway.static", "--port", str(self.port)]
         for model, port in upstreams.items():
-            command += ["--model", f"{model}=127.0.0.1:{port}"]
+            command += ["--model", f"{model}={self.place(port)}"]
         command += ["--log", str(Path(self._home.name) / "requests.db")]
         return command, {"AVIARY_HOME": self._home.name, "TMPDIR": self._home.name}
+
+    def place(self, port: int) -> str:
+        """Where the upstream of a port is asked."""
+        return str(socket_of(port))
 
     def stop(self) -> None:
         """End its processes and remove its request log."""
         super().stop()
         self._home.cleanup()
+
+
+class AviaryOverTcp(Aviary):
+    """The same over TCP, as to replicas on Ray."""
+
+    name = "aviary-tcp"
+    label = "Aviary, 1 worker, TCP to upstreams"
+
+    def place(self, port: int) -> str:
+        """Its port."""
+        return f"127.0.0.1:{port}"
 
 
 class HAProxy(Contender):
@@ -246,11 +264,26 @@ class HAProxy(Contender):
                 f"backend {model}",
                 "  balance leastconn",
                 "  option httpchk GET /health",
-                f"  server one 127.0.0.1:{port} check inter 5s",
+                f"  server one {self.place(port)} check inter 5s",
             ]
         path = CACHE / f"{self.name}.cfg"
         path.write_text("\n".join(lines) + "\n")
         return [self._binary, "-db", "-f", str(path)], {}
+
+    def place(self, port: int) -> str:
+        """Where the upstream of a port is asked."""
+        return f"127.0.0.1:{port}"
+
+
+class HAProxyOverUnix(HAProxy):
+    """The same, with Unix sockets to upstreams."""
+
+    name = "haproxy-unix"
+    label = "HAProxy, Unix sockets to upstreams"
+
+    def place(self, port: int) -> str:
+        """Its socket."""
+        return f"unix@{socket_of(port)}"
 
 
 class DelayingHAProxy(HAProxy):
@@ -356,7 +389,9 @@ class VllmRouter(Contender):
 CONTENDERS: tuple[type[Contender], ...] = (
     Direct,
     Aviary,
+    AviaryOverTcp,
     HAProxy,
+    HAProxyOverUnix,
     DelayingHAProxy,
     VllmRouter,
     LiteLLM,

@@ -1,7 +1,7 @@
 """A fake OpenAI server that is no bottleneck: one uvloop Protocol, answers made at start.
 
-It plays one engine (one model name on one port). Every streamed answer has `EVENTS` events: a role
-chunk, content chunks and a last chunk with `finish_reason` (which `[DONE]` follows in the same HTTP
+It plays one engine (one model name on one port, and on a Unix socket beside it). Every streamed
+answer has `EVENTS` events: a role chunk, content chunks and a last chunk with `finish_reason` (which `[DONE]` follows in the same HTTP
 chunk). The first content chunk repeats the request's nonce (`bench-000000042`), so that a client
 can tell its own stream from anybody else's; all other bytes are made once, at start.
 
@@ -27,6 +27,8 @@ import itertools
 import json
 import re
 import signal
+import tempfile
+from pathlib import Path
 
 import httptools
 import uvloop
@@ -245,6 +247,11 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_soon(self._send, groups, index, nonce)
 
 
+def socket_of(port: int) -> Path:
+    """The Unix socket on which the upstream of a port listens, too."""
+    return Path(tempfile.gettempdir()) / f"aviary-bench-upstream-{port}.sock"
+
+
 async def _serve(port: int, model: str, writes: int, gap_s: float) -> None:
     answers = Answers(model)
     if gap_s > 0:
@@ -257,13 +264,22 @@ async def _serve(port: int, model: str, writes: int, gap_s: float) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    server = await loop.create_server(
-        lambda: Connection(answers, groups, gap_s), "127.0.0.1", port, backlog=4096
-    )
+
+    def connection() -> Connection:
+        return Connection(answers, groups, gap_s)
+
+    path = socket_of(port)
+    path.unlink(missing_ok=True)
+    servers = [
+        await loop.create_server(connection, "127.0.0.1", port, backlog=4096),
+        await loop.create_unix_server(connection, path, backlog=4096),
+    ]
     gc.collect()
     gc.freeze()
     await stopped.wait()
-    server.close()
+    for server in servers:
+        server.close()
+    path.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -53,13 +53,13 @@ class _Place:
         self._child: Child | None = None
         self._stopping = False
         self._backoff = Backoff()
+        self._socket = owner.socket_path()
         self._last_lines: list[str] = []
         self.task = asyncio.create_task(self._run())
 
     def _fresh(self, restarts: int) -> ReplicaView:
         return ReplicaView(
             id=f"{self.spec.id}/{secrets.token_hex(3)}",
-            host="127.0.0.1",
             node=os.uname().nodename,
             since=time.time(),
             restarts=restarts,
@@ -80,13 +80,14 @@ class _Place:
             try:
                 self._child = await Child.spawn(
                     [sys.executable, "-m", "aviary.replica"],
-                    env=self._owner.replica_env(self.spec),
+                    env=self._owner.replica_env(self.spec, self._socket),
                     on_line=self._on_line,
                     on_event=self._on_event,
                 )
                 self._set(ReplicaState.STARTING, "starting", pid=self._child.pid)
                 code = await self._child.wait()
                 cause = _describe_exit(code)
+                self._socket.unlink(missing_ok=True)
             except OSError as error:
                 cause = f"cannot start a process: {error}"
             if self._given_up():
@@ -95,12 +96,12 @@ class _Place:
             detail = self.view.detail if failed else self._with_last_words(cause)
             delay_s = self._backoff.next_delay_s(loop.time() - began)
             log.warning("replica ended", replica=self.view.id, cause=detail, retry_in_s=delay_s)
-            self._set(ReplicaState.FAILED, detail, port=0, pid=0, progress=None)
+            self._set(ReplicaState.FAILED, detail, socket="", pid=0, progress=None)
             await asyncio.sleep(delay_s)
             if not self._given_up():
                 self.view = self._fresh(self.view.restarts + 1)
                 self._owner.notify()
-        self._set(ReplicaState.STOPPED, "", port=0, pid=0)
+        self._set(ReplicaState.STOPPED, "", socket="", pid=0)
 
     @property
     def leaving(self) -> bool:
@@ -120,7 +121,7 @@ class _Place:
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "listening":
-            self._set(self.view.state, self.view.detail, port=int(event["port"]))
+            self._set(self.view.state, self.view.detail, socket=str(event["socket"]))
             return
         state = ReplicaState(event["state"])
         if self._stopping or state in (ReplicaState.STOPPING, ReplicaState.STOPPED):
@@ -167,7 +168,11 @@ class LocalBackend:
     async def start(self) -> None:
         """Nothing to get ready."""
 
-    def replica_env(self, spec: ModelSpec) -> dict[str, str]:
+    def socket_path(self) -> Path:
+        """Where a new replica listens: in the instance's folder, which nobody else may enter."""
+        return self._runtime / f"r-{secrets.token_hex(4)}.sock"
+
+    def replica_env(self, spec: ModelSpec, socket: Path) -> dict[str, str]:
         """Environment of a replica process."""
         settings = self._settings
         boot = ReplicaBoot(
@@ -175,6 +180,7 @@ class LocalBackend:
             token=self._token,
             weights=str(settings.weights_dir),
             runtime=str(self._runtime),
+            listen=str(socket),
             max_body_bytes=settings.max_body_mb * 1024 * 1024,
             log_level=settings.log_level,
             log_format=settings.log_format,

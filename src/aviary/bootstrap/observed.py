@@ -47,9 +47,9 @@ class Observed:
     async def loads(self) -> dict[str, tuple[int, int]]:
         """Per model: running and waiting, over the replicas that answer."""
         models = self._fleet.snapshot.models
-        replicas = [(m.id, r) for m in models for r in m.replicas if r.port]
+        replicas = [(m.id, r) for m in models for r in m.replicas if r.reachable]
         states = await asyncio.gather(
-            *(self._state(Target(r.host, r.port), r.prefix) for _, r in replicas)
+            *(self._state(Target(r.host, r.port, r.socket), r.prefix) for _, r in replicas)
         )
         loads: dict[str, tuple[int, int]] = {}
         for (model, _), state in zip(replicas, states, strict=True):

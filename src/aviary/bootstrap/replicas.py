@@ -50,4 +50,4 @@ class AskedReplicas:
 
 
 def _place(replica: ReplicaView) -> tuple[Target, str]:
-    return Target(replica.host, replica.port), replica.prefix
+    return Target(replica.host, replica.port, replica.socket), replica.prefix

@@ -49,6 +49,7 @@ class ReplicaView:
         id: Unique among all replicas that ever ran (`model-id/ab12cd`).
         host: Address on which the replica's HTTP server listens; empty until known.
         port: Its port; 0 until known.
+        socket: Path of the Unix socket on which it listens instead; empty until known.
         prefix: Path before the replica's own routes; empty, or begins with `/`.
         state: Where it is in its life.
         detail: Progress or the cause of a failure, in words.
@@ -72,6 +73,12 @@ class ReplicaView:
     since: float = 0.0
     restarts: int = 0
     spec_hash: str = ""
+    socket: str = ""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it is known where it listens."""
+        return bool(self.port or self.socket)
 
 
 @dataclass(frozen=True, slots=True)

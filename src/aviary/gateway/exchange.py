@@ -268,7 +268,7 @@ class Exchange:
             opened = False
             try:
                 response = await state.client.request(
-                    Target(endpoint.host, endpoint.port),
+                    Target(endpoint.host, endpoint.port, endpoint.socket),
                     "POST",
                     endpoint.prefix + self._path,
                     [*headers, (CONTINUE_HEADER, b"%d" % len(seam))] if self._lost else headers,

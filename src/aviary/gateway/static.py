@@ -16,7 +16,7 @@ def main() -> None:
     """Serve until asked to stop."""
     parser = argparse.ArgumentParser(prog="python -m aviary.gateway.static", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--model", action="append", required=True, metavar="NAME=HOST:PORT")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=HOST:PORT|PATH")
     parser.add_argument("--token", default="", help="internal token the upstreams expect")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--log", type=Path, help="SQLite file of the request log")
@@ -37,10 +37,12 @@ def main() -> None:
     replicas: dict[str, list[ReplicaView]] = {}
     for entry in arguments.model:
         name, _, address = entry.partition("=")
-        host, _, port = address.rpartition(":")
+        host, _, port = ("", "", "0") if "/" in address else address.rpartition(":")
+        path = address if "/" in address else ""
         views = replicas.setdefault(name, [])
         identity = f"{name}/{len(views)}"
-        views.append(ReplicaView(identity, host, int(port), state=ReplicaState.READY))
+        ready = ReplicaState.READY
+        views.append(ReplicaView(identity, host, int(port), state=ready, socket=path))
     snapshot = Snapshot(
         generation=1,
         models=tuple(

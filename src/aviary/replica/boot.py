@@ -17,6 +17,7 @@ class ReplicaBoot(msgspec.Struct):
         token: The cluster's internal token.
         weights: The weight cache.
         runtime: Folder for sockets.
+        listen: Path of the Unix socket to listen on; not used on Ray, which has its own ways.
         max_body_bytes: Largest request body.
         log_level: See `Settings`.
         log_format: See `Settings`.
@@ -27,5 +28,6 @@ class ReplicaBoot(msgspec.Struct):
     weights: str
     runtime: str
     max_body_bytes: int
+    listen: str = ""
     log_level: str = "info"
     log_format: str = "console"

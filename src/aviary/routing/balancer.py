@@ -31,6 +31,7 @@ class Endpoint:
         reported_outstanding: `outstanding` at the time of that report.
         failures: Failed connects in a row.
         ejected_until: Clock time in seconds until which it is not asked.
+        socket: Path of the Unix socket on which it listens instead of a port.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Endpoint:
     reported_outstanding: int = 0
     failures: int = 0
     ejected_until: float = 0.0
+    socket: str = ""
 
     @property
     def load(self) -> float:

@@ -42,9 +42,16 @@ class Route:
         self.view = view
         self.endpoints = [
             known.get(replica.id)
-            or Endpoint(replica.id, replica.host, replica.port, replica.prefix, view.slots)
+            or Endpoint(
+                id=replica.id,
+                host=replica.host,
+                port=replica.port,
+                socket=replica.socket,
+                prefix=replica.prefix,
+                slots=view.slots,
+            )
             for replica in view.replicas
-            if replica.state is ReplicaState.READY and replica.port and not view.asleep
+            if replica.state is ReplicaState.READY and replica.reachable and not view.asleep
         ]
         self.wake()
 

@@ -19,6 +19,7 @@ class Replica(BaseModel):
     progress: float | None
     host: str
     port: int
+    socket: str = Field(description="Of a replica on this machine, instead of host and port.")
     pid: int
     node: str
     since: float = Field(description="Unix time in seconds of the last change of state.")
@@ -36,6 +37,7 @@ class Replica(BaseModel):
             progress=view.progress,
             host=view.host,
             port=view.port,
+            socket=view.socket if causes else "",
             pid=view.pid,
             node=view.node,
             since=view.since,

@@ -24,6 +24,7 @@ HIGH_WATER_BYTES = 256 * 1024
 IDLE_KEEP_S = 4.0
 MAX_IDLE_PER_TARGET = 1024
 SWEEP_S = 0.5
+FULL_PAUSE_S = 0.01
 
 
 class WireError(Exception):
@@ -520,7 +521,7 @@ class Client:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 if target.path:
-                    await self.loop.create_unix_connection(lambda: connection, target.path)
+                    await self._connect_unix(target.path, connection)
                 else:
                     await self.loop.create_connection(lambda: connection, target.host, target.port)
         except TimeoutError:
@@ -528,6 +529,16 @@ class Client:
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {target}: {error}") from None
         return connection
+
+    async def _connect_unix(self, path: str, connection: _Connection) -> None:
+        """Unlike TCP, a Unix socket refuses at once while the queue before it is full."""
+        while True:
+            try:
+                await self.loop.create_unix_connection(lambda: connection, path)
+            except BlockingIOError:
+                await asyncio.sleep(FULL_PAUSE_S)
+            else:
+                return
 
     def adopt(self, connection: _Connection) -> None:
         """Know a connection from the moment it is open: it may be closed again in the next."""

@@ -378,11 +378,9 @@ def test_nothing_but_the_public_paths_reaches_the_control_process(aviary: Runnin
 
 def test_replicas_answer_only_with_the_internal_token(aviary: Running) -> None:
     replica = aviary.model("quick")["replicas"][0]
-    answer = httpx2.post(
-        f"http://127.0.0.1:{replica['port']}/v1/chat/completions",
-        json=chat("quick", "x"),
-        trust_env=False,
-    )
+    way = httpx2.HTTPTransport(uds=replica["socket"])
+    with httpx2.Client(transport=way, base_url="http://replica") as client:
+        answer = client.post("/v1/chat/completions", json=chat("quick", "x"))
     assert answer.status_code == 401
     for process in aviary.processes():
         assert not any("token" in part for part in process.cmdline())

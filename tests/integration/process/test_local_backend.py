@@ -44,7 +44,7 @@ async def busy(view: ReplicaView, client: Client) -> Any:
     """A stream of twenty seconds: the replica drains for as long as it runs."""
     body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"stream":true}'
     headers = [(b"x-aviary-token", b"secret")]
-    target = Target(view.host, view.port)
+    target = Target(view.host, view.port, view.socket)
     response = await client.request(target, "POST", "/v1/chat/completions", headers, body)
     await response.read()
     return response

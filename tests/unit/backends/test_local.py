@@ -55,7 +55,8 @@ def test_replicas_do_not_inherit_secrets(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("AVIARY_API_KEY", "hidden")
     monkeypatch.setenv("AVIARY_DATABASE_URL", "hidden")
     monkeypatch.setenv("OTHER", "kept")
-    environment = backend_in(tmp_path).replica_env(spec_of())
+    backend = backend_in(tmp_path)
+    environment = backend.replica_env(spec_of(), backend.socket_path())
     assert [name for name in environment if name.startswith("AVIARY_")] == [BOOT_ENV]
     assert environment["OTHER"] == "kept"
     assert "hidden" not in environment.values()
