@@ -3,7 +3,7 @@
 It plays one engine (one model name on one port, and on a Unix socket beside it). Every streamed
 answer has `EVENTS` events: a role chunk, content chunks, a last chunk with `finish_reason`, which
 `[DONE]` follows in the same HTTP chunk. The first content chunk repeats the request's nonce
-(`bench-000000042`), so that a client can tell its own stream from anybody else's; all other bytes are
+(`bench-000000042`), so that a client can tell its own stream from anybody else's; all else is
 made once, at start.
 
 A request for another model is answered 404: a gateway that routes wrongly shows as errors.
