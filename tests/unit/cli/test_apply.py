@@ -283,20 +283,11 @@ def test_an_aviary_that_was_restarted_does_not_know_the_apply(aviary, spec):
     assert (result.exit_code, result.stderr) == (1, "error: No apply ap-1.\n")
 
 
-def _heed_ctrl_c() -> None:
-    """A shell's background jobs, and all they start, ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("command", ["apply", "run"])
 def test_ctrl_c_stops_the_waiting_only(aviary, spec, command: str):
     Server(aviary, [change("a", "added")], [outcome("a", "rolling")])
     with subprocess.Popen(
-        [*AVIARY, command, spec],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=_heed_ctrl_c,
+        [*AVIARY, command, spec], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         deadline_s = time.monotonic() + 20
         while len(aviary.calls) < 4 and time.monotonic() < deadline_s:
