@@ -6,6 +6,7 @@ Nobody may notice a replica's death. Clients of a killed gateway worker may try 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -147,8 +148,7 @@ class Chaos:
     async def _kill_replicas(self) -> None:
         while self._end - monotonic() > REPLICA_EVERY_S:
             await asyncio.sleep(REPLICA_EVERY_S)
-            async with self._client() as client:
-                models = (await client.get("/api/models")).json()["models"]
+            models = await self._models()
             ready = [
                 replica["pid"]
                 for model in models
@@ -158,6 +158,14 @@ class Chaos:
             if ready:
                 os.kill(self._draw.choice(ready), signal.SIGKILL)
                 self.report.replicas_killed += 1
+
+    async def _models(self) -> list[dict[str, Any]]:
+        """What there is; asked again when the worker that was asked has just been killed."""
+        async with self._client() as client:
+            for _ in range(3):
+                with contextlib.suppress(httpx2.TransportError):
+                    return (await client.get("/api/models")).json()["models"]
+        raise AssertionError("no gateway worker answers")
 
     async def _kill_workers(self) -> None:
         await asyncio.sleep(WORKER_EVERY_S / 2)
