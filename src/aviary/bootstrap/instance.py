@@ -42,6 +42,7 @@ from aviary.store.writer import Appendable, RecordWriter
 from aviary.version import __version__
 
 if TYPE_CHECKING:
+    from aviary.store.database import Database
     from aviary.store.fleet import SqlFleet
     from aviary.store.keys import SqlKeys
     from aviary.web.app import ControlApp
@@ -140,7 +141,7 @@ class Instance:
         await backend.start()
         if keys is None:
             keys = await self._open_keys()
-        keeper, store, dropped_events = await self._start_fleet(backend)
+        keeper, store, dropped_events = await self._start_fleet(backend, keys.database)
         publish = KeyPublisher(keys, self.fleet, open_without_keys)
         await publish.now()
         log_url = settings.store_url("requests")
@@ -157,7 +158,9 @@ class Instance:
             self._start_workers(workers)
         exits.push_async_callback(workers.stop)  # at the end the first to go
 
-    async def _start_fleet(self, backend: Backend) -> tuple[Keeper, FleetStore, Callable[[], int]]:
+    async def _start_fleet(
+        self, backend: Backend, state: Database
+    ) -> tuple[Keeper, FleetStore, Callable[[], int]]:
         """Serve what was served last, and what the plan says."""
         plan, settings, exits = self._plan, self._settings, self._exits
         url = settings.store_url("state")
@@ -165,15 +168,10 @@ class Instance:
         def load() -> tuple[SqlFleet, list[StoredDeployment], list[StoredEvent], bool]:
             from aviary.store.fleet import SqlFleet
 
-            store = SqlFleet.open(url)
-            try:
-                return store, store.deployments(), store.events(HISTORY), store.ever_saved()
-            except BaseException:
-                store.close()
-                raise
+            store = SqlFleet(state)
+            return store, store.deployments(), store.events(HISTORY), store.ever_saved()
 
         store, rows, events, ever_saved = await asyncio.to_thread(load)
-        exits.callback(store.close)
         writer: RecordWriter[StoredEvent] = RecordWriter(
             lambda: _event_log(url), name="fleet events"
         )

