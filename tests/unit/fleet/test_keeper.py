@@ -254,9 +254,12 @@ async def test_rest_and_wake(keep: Any, then: str) -> None:
 async def test_a_busy_replica_calls_it_off(keep: Any) -> None:
     async with keep() as kept:
         kept.stage.busy.add("m")
+        kept.stage.gate.clear()  # or it would sleep too short a time to be seen
         await kept.fleet.apply([spec_of(then="sleep")])
         await kept.until(lambda: kept.state("m") is ModelState.SLEEPING)
+        kept.stage.gate.set()
         await kept.until(lambda: kept.state("m") is ModelState.READY)
+        assert kept.stage.views["m"][0].state is ReplicaState.READY
 
 
 @pytest.mark.parametrize("then", ["sleep", "zero"])
