@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aviary.core.errors import InvalidRequest, StoreError
+from aviary.core.ports import RequestRecord
 from aviary.core.preference import Ballot, Ballots, Battle, BattleAnswer, Vote
-from aviary.store import SqlBallots
+from aviary.store import SqlBallots, SqlRequestLog
+from aviary.store.figures import Figures, figures
 from aviary.store.records import MAX_COUNT, MAX_REAL, clean_text
 
 
@@ -253,3 +255,32 @@ def test_kill_9_right_after_a_vote_keeps_it(ballots: SqlBallots, url: str, votes
         child.wait()
         stored = {vote.session: vote.column for vote in ballots.votes("b1")}
         assert {f"s{number}": number % 3 for number in confirmed}.items() <= stored.items()
+
+
+def test_figures_of_the_request_log(url: str) -> None:
+    log = SqlRequestLog.open(url)
+    good = RequestRecord("r", 10.0, "/v1/chat/completions", "m", stream=True)
+
+    def answer(time: float, ttft_ms: float, cost_usd: float | None, **more: object) -> None:
+        latency_ms = ttft_ms + 90.0
+        values = {"time": time, "latency_ms": latency_ms, "time_to_first_token_ms": ttft_ms}
+        tokens = {"prompt_tokens": 40, "completion_tokens": 10, "cost_usd": cost_usd}
+        log.append([replace(good, **(values | tokens | more))])  # type: ignore[arg-type]
+
+    for number in range(1, 4):
+        answer(float(number), 100.0 * number, 0.01)
+    answer(9.0, 1.0, None, stream=False)
+    answer(11.0, 1.0, 5.0, status=500, error="engine_error")
+    answer(12.0, 1.0, 5.0, route="/v1/embeddings")
+    answer(13.0, 1.0, 5.0, model="other")
+    found = figures(log.database, ["m", "unknown"])
+    assert found["unknown"] == Figures()
+    assert found["m"].answers == 4
+    assert found["m"].ttft_p50_ms == 200.0
+    assert found["m"].tokens_per_s == pytest.approx(9 / 0.090)
+    assert found["m"].mean_answer_tokens == 10
+    assert found["m"].cost_per_answer_usd == pytest.approx(0.01)
+    assert found["m"].cost_per_million_tokens_usd == pytest.approx(0.01 / 50 * 1e6)
+    assert found["m"].last_seen == 9.0
+    assert figures(log.database, ["m"], since=2.5)["m"].answers == 2
+    log.close()

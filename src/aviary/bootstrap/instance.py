@@ -42,6 +42,7 @@ from aviary.store.writer import Appendable, RecordWriter
 from aviary.version import __version__
 
 if TYPE_CHECKING:
+    from aviary.store.ballots import SqlBallots
     from aviary.store.fleet import SqlFleet
     from aviary.store.keys import SqlKeys
     from aviary.web.app import ControlApp
@@ -148,7 +149,9 @@ class Instance:
             self.fleet, log_url, self._token, runtime / "metrics", publish.now, dropped_events
         )
         exits.push_async_callback(observed.close)
-        app = await asyncio.to_thread(self._make_app, backend, keys, observed, keeper)
+        ballots = await asyncio.to_thread(_open_ballots, settings.store_url("state"))
+        exits.callback(ballots.close)
+        app = await asyncio.to_thread(self._make_app, backend, (keys, ballots), observed, keeper)
         await self._serve_control(app, runtime)
         self._background(publish.poll())
         self._background(keeper.run())
@@ -217,7 +220,11 @@ class Instance:
         return keys
 
     def _make_app(
-        self, backend: Backend, keys: SqlKeys, observed: Observed, keeper: Keeper
+        self,
+        backend: Backend,
+        stores: tuple[SqlKeys, SqlBallots],
+        observed: Observed,
+        keeper: Keeper,
     ) -> ControlApp:
         from aviary.web.app import ControlApp
         from aviary.web.ports import Control
@@ -229,7 +236,8 @@ class Instance:
             backend_name=self._plan.backend,
             url=self.url,
             started=time.time(),
-            keys=keys,
+            keys=stores[0],
+            ballots=stores[1],
             observed=observed,
         )
         return ControlApp(control, self._token)
@@ -300,6 +308,12 @@ class Instance:
         )
         logbook = Logbook(settings.log_dir, GATEWAY_LOG)
         return GatewayWorkers(boot, runtime / "metrics", logbook, self._set_workers)
+
+
+def _open_ballots(url: str) -> SqlBallots:
+    from aviary.store.ballots import SqlBallots
+
+    return SqlBallots.open(url)
 
 
 def _event_log(url: str) -> Appendable[StoredEvent]:
