@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -255,6 +257,10 @@ def test_votes_change_the_leaderboard(arena: Running) -> None:
         table = list(csv.DictReader(io.StringIO(sheet.text)))
         assert [row["model"] for row in table[:2]] == ["paced", "quick"]
         assert float(table[0]["rating"]) == pytest.approx(first["rating"])
+        command = [sys.executable, "-m", "aviary", "leaderboard", "--csv", "--task", "sums"]
+        environment = {**os.environ, "AVIARY_URL": arena.url}
+        printed = subprocess.run(command, capture_output=True, check=True, env=environment)
+        assert printed.stdout == sheet.content
         assert client.get("/api/leaderboard", params={"since": "soon"}).status_code == 400
 
 
