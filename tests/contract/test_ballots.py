@@ -199,6 +199,22 @@ def test_whatever_is_put_in_comes_out_cleaned(ballots: SqlBallots) -> None:
     round_trip()
 
 
+def test_old_battles_without_a_vote_go(
+    ballots: SqlBallots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aviary.store.ballots.PRUNE_BATTLES", 3)
+    for number in range(10):
+        ballots.save(battle(f"b{number}", created=float(number)))
+    ballots.vote(Vote("b2", "s", "tie", time=99.0))
+    assert ballots.prune(0.0) == 0
+    assert ballots.prune(8.0) == 7
+    left = [number for number in range(10) if ballots.battle(f"b{number}") is not None]
+    assert left == [2, 8, 9]
+    assert len(ballots.ballots()) == 1
+    assert ballots.prune(8.0) == 0
+    ballots.save(battle("b1"))  # nothing of it was left
+
+
 def test_a_huge_answer_is_cut(ballots: SqlBallots) -> None:
     ballots.save(battle("b1", BattleAnswer(0, "a", text="🐦" * 1_000_001), BattleAnswer(1, "b")))
     found = ballots.battle("b1")

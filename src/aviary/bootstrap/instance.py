@@ -155,7 +155,7 @@ class Instance:
         await self._serve_control(app, runtime)
         self._background(publish.poll())
         self._background(keeper.run())
-        self._background(keep_in_order(keys, store, log_url, settings.request_log_days))
+        self._background(keep_in_order(keys, store, ballots, log_url, settings.request_log_days))
         if plan.backend != "local":
             self._start_workers(workers)
         exits.push_async_callback(workers.stop)  # at the end the first to go

@@ -138,5 +138,8 @@ class Ballots(Protocol):
     def votes(self, battle: str) -> Sequence[Vote]:
         """The votes on a battle, by time."""
 
+    def prune(self, before: float) -> int:
+        """Delete battles from before a unix time on which nobody voted; returns how many went."""
+
     def ballots(self, since: float = 0.0, task: str | None = None) -> Sequence[Ballot]:
         """All votes cast since a unix time, by time; with a task only those on its battles."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from aviary.core.errors import InvalidRequest, StoreError
 from aviary.core.preference import VERDICTS, Ballot, Battle, BattleAnswer, Vote
@@ -22,6 +22,8 @@ MAX_REASON_CHARACTERS: Final = 2_000
 """A vote's reason is cut to this."""
 MAX_SESSION_CHARACTERS: Final = 64
 """A session's name is cut to this."""
+PRUNE_BATTLES: Final = 500
+"""Most battles one transaction deletes."""
 LEAST_ANSWERS: Final = 2
 """So many answers must be good before there is anything to prefer."""
 
@@ -126,6 +128,23 @@ class SqlBallots:
         )
         with self._database.read() as connection:
             return [Vote(**row._asdict()) for row in connection.execute(query)]
+
+    def prune(self, before: float) -> int:
+        """Delete battles from before a unix time on which nobody voted; returns how many went.
+
+        In small transactions, so that writers wait for none of them long.
+        """
+        voted = select(votes.c.battle).where(votes.c.battle == battles.c.id).exists()
+        old = select(battles.c.id).where(battles.c.created < before, ~voted).limit(PRUNE_BATTLES)
+        deleted = 0
+        while True:
+            with self._database.write() as connection:
+                gone = list(connection.execute(old).scalars())
+                connection.execute(delete(battle_answers).where(battle_answers.c.battle.in_(gone)))
+                connection.execute(delete(battles).where(battles.c.id.in_(gone)))
+            deleted += len(gone)
+            if len(gone) < PRUNE_BATTLES:
+                return deleted
 
     def ballots(self, since: float = 0.0, task: str | None = None) -> list[Ballot]:
         """All votes cast since a unix time, by time; with a task only those on its battles."""

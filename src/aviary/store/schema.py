@@ -108,6 +108,7 @@ battles = Table(
     Column("task", String(64), nullable=False),
     Column("session", String(64), nullable=False),
     Column("key", String(64), nullable=False),
+    Index("ix_battles_created", "created"),
 )
 
 battle_answers = Table(

@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("session", sa.String(64), nullable=False),
         sa.Column("key", sa.String(64), nullable=False),
     )
+    op.create_index("ix_battles_created", "battles", ["created"])
     op.create_table(
         "battle_answers",
         sa.Column("battle", sa.String(64), sa.ForeignKey("battles.id"), primary_key=True),
