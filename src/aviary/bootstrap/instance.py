@@ -42,6 +42,7 @@ from aviary.store.writer import Appendable, RecordWriter
 from aviary.version import __version__
 
 if TYPE_CHECKING:
+    from aviary.store.ballots import SqlBallots
     from aviary.store.database import Database
     from aviary.store.fleet import SqlFleet
     from aviary.store.keys import SqlKeys
@@ -149,11 +150,12 @@ class Instance:
             self.fleet, log_url, self._token, runtime / "metrics", publish.now, dropped_events
         )
         exits.push_async_callback(observed.close)
-        app = await asyncio.to_thread(self._make_app, backend, keys, observed, keeper)
+        ballots = _ballots(keys.database)
+        app = await asyncio.to_thread(self._make_app, backend, (keys, ballots), observed, keeper)
         await self._serve_control(app, runtime)
         self._background(publish.poll())
         self._background(keeper.run())
-        self._background(keep_in_order(keys, store, log_url, settings.request_log_days))
+        self._background(keep_in_order(keys, store, ballots, log_url, settings.request_log_days))
         if plan.backend != "local":
             self._start_workers(workers)
         exits.push_async_callback(workers.stop)  # at the end the first to go
@@ -215,7 +217,11 @@ class Instance:
         return keys
 
     def _make_app(
-        self, backend: Backend, keys: SqlKeys, observed: Observed, keeper: Keeper
+        self,
+        backend: Backend,
+        stores: tuple[SqlKeys, SqlBallots],
+        observed: Observed,
+        keeper: Keeper,
     ) -> ControlApp:
         from aviary.web.app import ControlApp
         from aviary.web.ports import Control
@@ -227,7 +233,8 @@ class Instance:
             backend_name=self._plan.backend,
             url=self.url,
             started=time.time(),
-            keys=keys,
+            keys=stores[0],
+            ballots=stores[1],
             observed=observed,
         )
         return ControlApp(control, self._token)
@@ -298,6 +305,12 @@ class Instance:
         )
         logbook = Logbook(settings.log_dir, GATEWAY_LOG)
         return GatewayWorkers(boot, runtime / "metrics", logbook, self._set_workers)
+
+
+def _ballots(state: Database) -> SqlBallots:
+    from aviary.store.ballots import SqlBallots
+
+    return SqlBallots(state)
 
 
 def _event_log(url: str) -> Appendable[StoredEvent]:

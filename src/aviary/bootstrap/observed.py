@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from aviary.replica.asking import ask_state
 from aviary.wire.client import Client, Target, WireError
 
 if TYPE_CHECKING:
+    from aviary.store.figures import Figures
     from aviary.store.requests import SqlRequestLog
 
 TOTALS_FOR_S = 1.0
@@ -73,11 +74,24 @@ class Observed:
         return self._totals
 
     def _read_totals(self) -> Mapping[str, Mapping[str, float]]:
+        return self._open_log().totals()
+
+    async def figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
+        """What the request log says of the models' answers since a unix time."""
+        async with self._lock:
+            return await asyncio.to_thread(self._read_figures, models, since)
+
+    def _read_figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
+        from aviary.store.figures import figures
+
+        return figures(self._open_log().database, models, since)
+
+    def _open_log(self) -> SqlRequestLog:
         from aviary.store.requests import SqlRequestLog
 
         if self._log is None:
             self._log = SqlRequestLog.open(self._url)
-        return self._log.totals()
+        return self._log
 
     async def dropped_log_records(self) -> int:
         """Sum over all workers, from their metric files."""

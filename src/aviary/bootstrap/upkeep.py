@@ -11,6 +11,7 @@ import structlog
 from aviary.auth.keys import keys_to_publish
 from aviary.core.errors import AviaryError
 from aviary.core.ports import FleetStore
+from aviary.core.preference import Ballots
 from aviary.fleet.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -56,12 +57,15 @@ class KeyPublisher:
             await asyncio.sleep(KEYS_EVERY_S)
 
 
-async def keep_in_order(keys: SqlKeys, fleet: FleetStore, log_url: str, log_days: int) -> None:
-    """Once a minute: delete old records and events, note when each key was used last.
+async def keep_in_order(
+    keys: SqlKeys, fleet: FleetStore, ballots: Ballots, log_url: str, log_days: int
+) -> None:
+    """Once a minute: delete old records, events and battles, note when each key was used last.
 
     Args:
         keys: The key store.
         fleet: The store of the fleet's events.
+        ballots: Battles; those without a vote are kept as long as records.
         log_url: SQLAlchemy URL of the request log.
         log_days: How many days records are kept.
     """
@@ -80,6 +84,7 @@ async def keep_in_order(keys: SqlKeys, fleet: FleetStore, log_url: str, log_days
                 since = until - UPKEEP_EVERY_S  # records are written a little later than they began
                 await asyncio.to_thread(requests.prune, until - log_days * DAY_S)
                 await asyncio.to_thread(fleet.prune_events, EVENTS_KEPT)
+                await asyncio.to_thread(ballots.prune, until - log_days * DAY_S)
             except AviaryError as error:
                 log.warning("upkeep of the store failed", error=str(error))
     finally:

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import msgspec
 
+from aviary.arena.leaderboard import Row
 from aviary.auth.bind import is_loopback
 from aviary.config.settings import Settings
 from aviary.core.errors import (
@@ -182,6 +183,13 @@ class Events(msgspec.Struct):
     """The answer of `/api/events`."""
 
     events: list[Event] = []
+
+
+class Leaderboard(msgspec.Struct):
+    """The answer of `/api/leaderboard`."""
+
+    votes: int = 0
+    rows: list[Row] = []
 
 
 class Unreachable(AviaryError):

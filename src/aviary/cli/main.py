@@ -14,6 +14,7 @@ from aviary.cli.apply import apply
 from aviary.cli.check import check
 from aviary.cli.events import events
 from aviary.cli.gateway import gateway
+from aviary.cli.leaderboard import leaderboard
 from aviary.cli.logs import logs
 from aviary.cli.models import models
 from aviary.cli.options import (
@@ -99,6 +100,7 @@ app.command()(models)
 app.command()(events)
 app.command()(logs)
 app.command()(query)
+app.command()(leaderboard)
 app.command()(check)
 app.command()(gateway)
 

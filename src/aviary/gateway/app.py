@@ -1,7 +1,7 @@
 """The gateway's ASGI app: a thin dispatcher in front of the hot path, with everything else behind.
 
-`/v1/…` generation routes go straight to `Exchange`; health, metrics and the model list are answered
-here; all other paths belong to the web app (`/api`, `/docs`) in the control process.
+`/v1/…` generation routes go straight to `Exchange`; health, metrics, the model list and battles are
+served here; all other paths belong to the web app (`/api`, `/docs`) in the control process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from aviary.core.errors import AviaryError, MethodNotAllowed, RouteMissing
 from aviary.core.states import KeyView, ModelState, ModelView
 from aviary.gateway import metrics
 from aviary.gateway.asked import check_length, request_id
+from aviary.gateway.battles import PATH as BATTLES
+from aviary.gateway.battles import Battles
 from aviary.gateway.exchange import Exchange, GatewayState
 from aviary.gateway.forward import forward
 from aviary.wire.asgi import (
@@ -59,6 +61,7 @@ class GatewayApp:
         self._startup = startup
         self._shutdown = shutdown
         self._control = control
+        self._battles = None if control is None else Battles(control)
         self._state: GatewayState | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,6 +119,9 @@ class GatewayApp:
                 self._only(scope, "POST")
             elif path.startswith("/v1/"):
                 raise RouteMissing(f"There is no route {scope['method']} {path[:200]}.")
+            elif path == BATTLES and self._battles is not None:
+                self._only(scope, "POST")
+                await self._battles.serve(state, scope, receive, send)
             else:
                 await self._rest(state, path, scope, receive, send)
         except AviaryError as error:

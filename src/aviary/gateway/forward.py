@@ -8,6 +8,7 @@ import structlog
 
 from aviary.core.errors import Unavailable
 from aviary.wire.asgi import (
+    ADDRESS_HEADER,
     KEY_HEADER,
     ROLE_HEADER,
     TOKEN_HEADER,
@@ -54,6 +55,8 @@ async def forward(
     headers.append((TOKEN_HEADER, token))
     headers.append((ROLE_HEADER, identity[0].encode()))
     headers.append((KEY_HEADER, identity[1].encode()))
+    if address := scope.get("client"):
+        headers.append((ADDRESS_HEADER, str(address[0]).encode("ascii", "replace")))
     path = scope["raw_path"].decode("ascii")
     query: bytes = scope["query_string"]
     if query:

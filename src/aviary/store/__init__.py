@@ -1,8 +1,9 @@
 """The store: what must outlive a process. The only room that imports SQLAlchemy.
 
-There are two logical databases, `state` (API keys and the fleet; small, every write is fsynced) and
-`requests` (the request log; busy, may lose its last moments on a power cut). On SQLite each is a
-file, on PostgreSQL both share one database. `open_database` creates and migrates.
+There are two logical databases, `state` (API keys, the fleet, battles and votes; every
+write is fsynced) and `requests` (the request log; busy, may lose its last moments on a power cut).
+On SQLite each is a file, on PostgreSQL both share one database. `open_database` creates and
+migrates.
 
 Names are imported on first use, so that importing `aviary.store` costs nothing. `LogWriter` and
 `RecordWriter` alone never load SQLAlchemy by themselves.
@@ -14,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aviary.store.ballots import SqlBallots
     from aviary.store.database import Database, open_database
     from aviary.store.fleet import FleetEventLog, SqlFleet
     from aviary.store.keys import KeyRow, SqlKeys
@@ -28,6 +30,7 @@ __all__ = [
     "LatencySummary",
     "LogWriter",
     "RecordWriter",
+    "SqlBallots",
     "SqlFleet",
     "SqlKeys",
     "SqlRequestLog",
@@ -42,6 +45,7 @@ _MODULES = {
     "LatencySummary": "requests",
     "LogWriter": "writer",
     "RecordWriter": "writer",
+    "SqlBallots": "ballots",
     "SqlFleet": "fleet",
     "SqlKeys": "keys",
     "SqlRequestLog": "requests",

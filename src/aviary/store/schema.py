@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 DatabaseName = Literal["state", "requests"]
 
 HEADS: Final[dict[DatabaseName, str]] = {
-    "state": "0002_fleet",
+    "state": "0003_battles",
     "requests": "0001_request_log",
 }
 """The newest revision of each database; equal to it, a database opens without loading alembic."""
@@ -93,6 +94,52 @@ fleet_events = Table(
     Column("changed_by", String(64), nullable=False),
     Index("ix_fleet_events_model_seq", "model", "seq"),
     sqlite_autoincrement=True,  # a number is never used again, though the newest events be deleted
+)
+
+# Columns are named as the fields of Battle, BattleAnswer and Vote in aviary.core.preference.
+battles = Table(
+    "battles",
+    state,
+    Column("id", String(64), primary_key=True),
+    Column("created", Double, nullable=False),
+    Column("messages", Text, nullable=False),  # JSON
+    Column("system", Text, nullable=False),
+    Column("blind", Boolean, nullable=False),
+    Column("task", String(64), nullable=False),
+    Column("session", String(64), nullable=False),
+    Column("key", String(64), nullable=False),
+    Index("ix_battles_created", "created"),
+)
+
+battle_answers = Table(
+    "battle_answers",
+    state,
+    Column("battle", String(64), ForeignKey("battles.id"), primary_key=True),
+    Column("column", Integer, primary_key=True, autoincrement=False),
+    Column("model", String(256), nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("parameters", Text, nullable=False),  # JSON
+    Column("text", Text, nullable=False),
+    Column("finish_reason", String(64), nullable=False),
+    Column("ttft_ms", Double),
+    Column("latency_ms", Double, nullable=False),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cost_usd", Double),
+    Column("error", String(64), nullable=False),
+)
+
+votes = Table(
+    "votes",
+    state,
+    Column("battle", String(64), ForeignKey("battles.id"), primary_key=True),
+    Column("session", String(64), primary_key=True),
+    Column("verdict", String(16), nullable=False),
+    Column("column", Integer),
+    Column("reason", Text, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("key", String(64), nullable=False),
+    Index("ix_votes_time", "time"),
 )
 
 # Columns are named as the fields of aviary.core.ports.RequestRecord, with the same units.

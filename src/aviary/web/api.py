@@ -21,6 +21,7 @@ from aviary.fleet.events import Event
 from aviary.version import __version__
 from aviary.web import shapes
 from aviary.web.applying import add_applying
+from aviary.web.arena import add_arena
 from aviary.web.ports import Control, KeyRow
 from aviary.web.roles import ADMIN, is_admin
 from aviary.weights.address import redact
@@ -39,6 +40,7 @@ def make_router(control: Control) -> APIRouter:
     _add_events(router, control)
     _add_logs(router, control)
     _add_keys(router, control)
+    add_arena(router, control)
 
     @router.get("/status")
     async def status() -> shapes.Status:

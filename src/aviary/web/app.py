@@ -24,10 +24,12 @@ from aviary.core.states import Snapshot
 from aviary.fleet.activity import Use
 from aviary.version import __version__
 from aviary.web.api import make_router
+from aviary.web.arena import store_battle
 from aviary.web.openapi import describe_openai_routes
 from aviary.web.ports import Control
 from aviary.wire.asgi import (
     ACTIVITY_PATH,
+    BATTLES_PATH,
     ROLE_HEADER,
     SNAPSHOTS_PATH,
     TOKEN_HEADER,
@@ -74,15 +76,26 @@ class ControlApp:
         token = find_header(scope["headers"], TOKEN_HEADER) or b""
         if not hmac.compare_digest(token, self._token):
             await send_error(send, NotAuthorized("Only gateways of this Aviary are answered."))
-        elif scope["path"] in (SNAPSHOTS_PATH, ACTIVITY_PATH):
+        elif scope["path"] in (SNAPSHOTS_PATH, ACTIVITY_PATH, BATTLES_PATH):
             if find_header(scope["headers"], ROLE_HEADER) is not None:
                 await send_error(send, RouteMissing("This is not for clients."))
             elif scope["path"] == SNAPSHOTS_PATH:
                 await self._snapshots(receive, send)
+            elif scope["path"] == BATTLES_PATH:
+                await self._battle(receive, send)
             else:
                 await self._activity(receive, send)
         else:
             await self._web(scope, receive, send)
+
+    async def _battle(self, receive: Receive, send: Send) -> None:
+        """Store a battle that a worker has run."""
+        try:
+            await store_battle(self._control.ballots, receive)
+        except AviaryError as error:
+            await send_error(send, error)
+        else:
+            await send_json(send, 200, {})
 
     async def _activity(self, receive: Receive, send: Send) -> None:
         """Take a worker's report of its requests."""

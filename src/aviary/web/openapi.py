@@ -95,6 +95,37 @@ _MODEL_PARAMETER = {
     "required": True,
     "schema": {"type": "string"},
 }
+_BATTLE = {
+    "type": "object",
+    "required": ["models"],
+    "additionalProperties": False,
+    "properties": {
+        "models": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 6,
+            "items": {
+                "type": "object",
+                "required": ["model"],
+                "additionalProperties": False,
+                "properties": {
+                    "model": _MODEL,
+                    "parameters": {
+                        "type": "object",
+                        "description": "Fields of `/v1/chat/completions`.",
+                        "additionalProperties": True,
+                    },
+                },
+            },
+        },
+        "prompt": {"type": "string", "description": "Either this or `messages`."},
+        "messages": {"type": "array", "items": {"type": "object"}},
+        "system": {"type": "string"},
+        "blind": {"type": "boolean", "description": "Shuffle; name no model before the vote."},
+        "session": {"type": "string", "maxLength": 64},
+        "task": {"type": "string", "maxLength": 64},
+    },
+}
 PATHS: dict[str, Any] = {
     "/v1/chat/completions": _generation(
         "Answer a conversation.",
@@ -111,6 +142,24 @@ PATHS: dict[str, Any] = {
         {"input": {"anyOf": [{"type": "string"}, {"type": "array"}]}},
         ["input"],
     ),
+    "/api/battles": {
+        "post": {
+            "summary": "Ask several models the same; all their answers in one event stream.",
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _BATTLE}}},
+            "responses": {
+                "200": {
+                    "description": (
+                        "Server-sent events, each a JSON object with a `kind`: `battle` (its id) "
+                        "first; of each column `start`, `waiting`, `reasoning`, `text`, and at "
+                        "its end `end` or `error`; `stored` last."
+                    ),
+                    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                },
+                "4XX": _ERROR,
+                "5XX": _ERROR,
+            },
+        }
+    },
     "/v1/models": _list_models("List the models."),
     "/v1/models/{model}": {
         "get": {**_list_models("One model.")["get"], "parameters": [_MODEL_PARAMETER]}

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aviary.core.ports import Backend
+from aviary.core.preference import Ballots
 from aviary.core.states import KeyView
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.keeper import Keeper
+from aviary.store.figures import Figures
 
 
 class KeyRow(Protocol):
@@ -61,6 +63,9 @@ class Observed(Protocol):
     async def totals(self) -> Mapping[str, Mapping[str, float]]:
         """Per model: what the request log adds up to."""
 
+    async def figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
+        """Per model: what the request log says of its answers since a unix time."""
+
     async def dropped_log_records(self) -> int:
         """Request log records lost by all workers."""
 
@@ -83,6 +88,7 @@ class Control:
         url: Where people reach this Aviary.
         started: Unix time in seconds.
         keys: The key store.
+        ballots: Battles and votes.
         observed: Figures.
     """
 
@@ -93,4 +99,5 @@ class Control:
     url: str
     started: float
     keys: KeyStore
+    ballots: Ballots
     observed: Observed

@@ -1,0 +1,1 @@
+"""The arena: what votes on battles say of models."""
