@@ -1,0 +1,5 @@
+import { Page } from "../shell/Page";
+
+export function StoredPage() {
+  return <Page title="Comparison">…</Page>;
+}
