@@ -28,6 +28,7 @@ from aviary.gateway.app import GatewayApp
 from aviary.gateway.boot import BOOT_ENV, WorkerBoot
 from aviary.gateway.exchange import GatewayState
 from aviary.gateway.feed import follow_snapshots, kept_snapshot
+from aviary.gateway.pages import Pages
 from aviary.gateway.reporter import Reporter as ActivityReporter
 from aviary.process.lifeline import Reporter, watch_parent
 from aviary.process.logs import configure_logging
@@ -43,6 +44,8 @@ FIRST_SNAPSHOT_S = 10.0
 LAST_SNAPSHOT_S = 1.0
 """Where the last snapshot is kept, the present one is waited for so long."""
 FLUSH_EVERY_S = 0.5
+BUILT = Path(__file__).parent.parent / "web" / "static"
+"""Where the Explorer is built to."""
 
 
 class Worker:
@@ -137,7 +140,8 @@ def main() -> None:
     configure_logging(boot.log_level, boot.log_format)
     worker = Worker(boot, lambda: reporter.send(event="ready"))
     listener = socket.socket(fileno=boot.listener_fd)
-    app = GatewayApp(worker.startup, worker.shutdown, boot.control_target)
+    pages = Pages(BUILT)
+    app = GatewayApp(worker.startup, worker.shutdown, boot.control_target, pages)
     run_server(app, listener, drain_s=DRAIN_S)
 
 

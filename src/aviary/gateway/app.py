@@ -1,7 +1,8 @@
 """The gateway's ASGI app: a thin dispatcher in front of the hot path, with everything else behind.
 
-`/v1/…` generation routes go straight to `Exchange`; health, metrics, the model list and battles are
-served here; all other paths belong to the web app (`/api`, `/docs`) in the control process.
+`/v1/…` generation routes go straight to `Exchange`; health, metrics, the model list, battles and
+the Explorer's files are served here; all other paths belong to the web app (`/api`, `/docs`) in the
+control process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from aviary.gateway.battles import PATH as BATTLES
 from aviary.gateway.battles import Battles
 from aviary.gateway.exchange import Exchange, GatewayState
 from aviary.gateway.forward import forward
+from aviary.gateway.pages import Pages
 from aviary.wire.asgi import (
     ClientLeft,
     Message,
@@ -39,7 +41,7 @@ log = structlog.get_logger()
 GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
 Lifespan = Callable[[], Awaitable[GatewayState]]
-PUBLIC = frozenset({"/", "/docs", "/openapi.json"})
+PUBLIC = frozenset({"/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing about models or people."""
 
 
@@ -50,6 +52,7 @@ class GatewayApp:
         startup: Makes the worker's state; called in the lifespan.
         shutdown: Undoes it.
         control: Where the web app listens; without it there are no other paths.
+        pages: The Explorer; without it there are no pages.
     """
 
     def __init__(
@@ -57,10 +60,12 @@ class GatewayApp:
         startup: Lifespan,
         shutdown: Callable[[], Awaitable[None]],
         control: Target | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self._startup = startup
         self._shutdown = shutdown
         self._control = control
+        self._pages = pages
         self._battles = None if control is None else Battles(control)
         self._state: GatewayState | None = None
 
@@ -122,6 +127,9 @@ class GatewayApp:
             elif path == BATTLES and self._battles is not None:
                 self._only(scope, "POST")
                 await self._battles.serve(state, scope, receive, send)
+            elif self._pages is not None and self._pages.has(path):
+                self._only(scope, "GET", "HEAD")
+                await self._pages.serve(path, scope, send)
             else:
                 await self._rest(state, path, scope, receive, send)
         except AviaryError as error:

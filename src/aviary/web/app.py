@@ -16,7 +16,6 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from aviary.core.errors import AviaryError, InvalidRequest, NotAuthorized, RouteMissing
@@ -161,15 +160,6 @@ def make_web(control: Control) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
     describe_openai_routes(app)
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        page = (
-            "<!doctype html><meta charset=utf-8><title>Aviary</title><h1>Aviary</h1>"
-            "<p>This Aviary serves an OpenAI-compatible API at <code>/v1</code>. "
-            'Its reference is at <a href="/docs">/docs</a>.'
-        )
-        return HTMLResponse(page)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
