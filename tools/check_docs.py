@@ -7,6 +7,7 @@ and no network is asked: command lines are parsed only, links to other hosts are
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -30,7 +31,7 @@ REGISTRIES = (
     "registry.yarn" + "pkg.com",
 )
 LOCK_FIELD = re.compile(r'"resolved"' + r'\s*:\s*"')
-LOCK_FILES = frozenset({"uv" + ".lock", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"})
+LOCK_FILES = frozenset({"uv" + ".lock", "yarn.lock", "pnpm-lock.yaml"})
 
 Problem = tuple[Path, int, str]
 
@@ -100,7 +101,7 @@ def generated_parts() -> Iterator[Problem]:
 
 
 def dependencies() -> Iterator[Problem]:
-    """Differences between `pyproject.toml` and `docs/dependencies.md`."""
+    """Differences between `pyproject.toml`, `package.json` and `docs/dependencies.md`."""
     project = ROOT / "pyproject.toml"
     page = ROOT / "docs" / "dependencies.md"
     data = tomllib.loads(project.read_text())
@@ -109,6 +110,7 @@ def dependencies() -> Iterator[Problem]:
         *(r for extra in data["project"]["optional-dependencies"].values() for r in extra),
         *(r for group in data["dependency-groups"].values() for r in group if isinstance(r, str)),
         *data["build-system"]["requires"],
+        *explorer_packages(),
     ]
     own = _normal(data["project"]["name"])
     wanted = {_normal(name) for name in needed} - {own}
@@ -122,14 +124,22 @@ def dependencies() -> Iterator[Problem]:
             yield page, number, f"{name} is here already, in line {told[name]}"
         told[name] = number
         if name not in wanted:
-            yield page, number, f"{name} is no dependency in pyproject.toml (any more)"
+            yield page, number, f"{name} is no dependency (any more)"
         if any(not cell.strip() for cell in line.strip(" |").split("|")):
             yield page, number, f"{name}: an empty cell: give reason and alternative"
     for name in sorted(wanted - told.keys()):
-        yield page, 1, f"{name} stands in pyproject.toml and not here"
+        yield page, 1, f"{name} stands in pyproject.toml or package.json and not here"
+
+
+def explorer_packages() -> list[str]:
+    """The packages that the Explorer's `package.json` names."""
+    data = json.loads((ROOT / "explorer" / "package.json").read_text())
+    return [*data["dependencies"], *data["devDependencies"]]
 
 
 def _normal(requirement: str) -> str:
+    if requirement.startswith("@"):  # npm's scopes
+        return requirement
     name = re.match(r"[A-Za-z0-9._-]+", requirement)
     return re.sub(r"[-_.]+", "-", name[0]).lower() if name is not None else ""
 
