@@ -74,9 +74,9 @@ class Compare:
     def wait_done(self, columns: int, most_ms: float = 30_000) -> None:
         """Wait until so many columns have ended."""
         for number in range(1, columns + 1):
-            expect(self.column(number).get_by_text(re.compile(r"^(Done|Stopped|Failed)"))).to_be_visible(
-                timeout=most_ms
-            )
+            expect(
+                self.column(number).get_by_text(re.compile(r"^(Done|Stopped|Failed)"))
+            ).to_be_visible(timeout=most_ms)
 
 
 def accessibility(page: Page) -> list[str]:

@@ -164,6 +164,11 @@ class FakeEngine(_Strict):
     time_to_first_token: Duration = Field(default=0.0, description="Silence before token one.")
     gap: Duration = Field(default=0.0, description="Time between tokens.")
     tokens: int = Field(default=16, ge=0, description="Length of an answer without max_tokens.")
+    says: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Every answer, word by word, whatever `tokens` says.",
+    )
     fail_start: str | None = Field(default=None, description="Refuse to start, with this message.")
     faults: tuple[FakeFault, ...] = ()
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncGenerator
@@ -31,6 +32,7 @@ WORDS = (
     *("heron", "wren", "kestrel", "plover", "siskin", "lapwing", "dunlin", "avocet", "bittern"),
     *("curlew", "gannet", "fulmar", "petrel", "shrike", "dipper", "linnet", "twite", "smew"),
 )
+_WORD = re.compile(r"\s*\S+")
 
 
 def scripted_text(body: dict[str, Any], tokens: int) -> list[str]:
@@ -45,6 +47,13 @@ def scripted_text(body: dict[str, Any], tokens: int) -> list[str]:
         word = WORDS[(digest[index % 32] + index) % len(WORDS)]
         result.append(word if index == 0 else f" {word}")
     return result
+
+
+def words_of(text: str) -> list[str]:
+    """A text as tokens: each word with the space before it, the last one also with that after it."""
+    words = _WORD.findall(text)
+    end = text[len("".join(words)) :]
+    return [*words[:-1], words[-1] + end] if words else [text]
 
 
 def until_stop(tokens: list[str], stop: str | list[str] | None) -> tuple[list[str], bool]:
@@ -121,6 +130,8 @@ class FakeTextEngine:
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
+        self._says = [] if engine.says is None else words_of(engine.says)
+        self._tokens = len(self._says) or engine.tokens
         self._started = False
         self._running = 0
         self._requests = 0
@@ -157,12 +168,12 @@ class FakeTextEngine:
             )
         wanted = body.get("max_tokens")
         most = min(
-            self._engine.tokens if wanted is None else min(int(wanted), self._engine.tokens),
+            self._tokens if wanted is None else min(int(wanted), self._tokens),
             self._engine.context_length - prompt_tokens,
         )
-        tokens = scripted_text(body, most)
+        tokens = self._says[:most] or scripted_text(body, most)
         tokens, stopped = until_stop(tokens, body.get("stop"))
-        finish = "stop" if stopped or most == self._engine.tokens else "length"
+        finish = "stop" if stopped or most == self._tokens else "length"
         given = 0
         if request.continuation is not None:
             given = count_given(tokens, request.continuation.text)

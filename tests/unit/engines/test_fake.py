@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aviary.config.spec import FakeEngine
 from aviary.core.errors import InvalidRequest
 from aviary.core.ports import EngineRequest
-from aviary.engines.fake import FakeTextEngine, scripted_text, until_stop
+from aviary.engines.fake import FakeTextEngine, scripted_text, until_stop, words_of
 
 CHAT = "/v1/chat/completions"
 
@@ -64,3 +66,20 @@ async def test_stop(at: int, many: bool) -> None:
 )
 def test_until_stop(stop: Any, shown: list[str], stopped: bool) -> None:
     assert until_stop(["a", "b", "c", " d"], stop) == (shown, stopped)
+
+
+@given(st.text(min_size=1))
+def test_words_are_the_text(text: str) -> None:
+    assert "".join(words_of(text)) == text
+
+
+async def test_it_says_what_it_is_told() -> None:
+    engine = FakeTextEngine(FakeEngine(kind="fake", says="<b>one</b>\n\n two  three \n"))
+    await engine.start(lambda *_: None)
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    for most, said, finish in ((None, "<b>one</b>\n\n two  three \n", "stop"), (2, None, "length")):
+        asked = body if most is None else {**body, "max_tokens": most}
+        response = await engine.generate(EngineRequest(CHAT, asked))
+        answer = json.loads(b"".join([piece async for piece in response.body]))["choices"][0]
+        assert answer["message"]["content"] == (said or "<b>one</b>\n\n two")
+        assert answer["finish_reason"] == finish
