@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from running import Running
+
+from aviary.config.loader import catalog_dir
 
 CHROMIUM = os.environ.get("AVIARY_TEST_CHROMIUM", "chromium")
 # As root (in containers) it has no sandbox; and it shall ask no host by itself.
@@ -70,3 +73,34 @@ def page(context: BrowserContext) -> Iterator[Page]:
     )
     yield page
     assert not wrong, wrong
+
+
+# `\0` cannot stand in YAML; the test of hostile text sends it in the prompt.
+ECHO = (
+    "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\\n\\n"
+    "[click](javascript:window.hit=1) ![pixel](http://example.com/pixel.png)\\n\\n"
+    "\\u202eevil\\u202c \\u0645\\u0631\\u062d\\u0628\\u0627 </div></section> ```html\\n<b>open fence\\n"
+)
+SPECS = {
+    "quick": "{kind: fake, tokens: 30, slots: 32, gap: 5ms}\nprice: {usd_per_million_output_tokens: 4}",
+    "steady": "{kind: fake, tokens: 60, slots: 32, gap: 10ms}\nprice: {usd_per_million_output_tokens: 1}",
+    "paced": "{kind: fake, tokens: 40, slots: 32, time_to_first_token: 250ms, gap: 50ms}",
+    "endless": "{kind: fake, tokens: 3000, slots: 32, gap: 50ms}",
+    "novel": "{kind: fake, tokens: 20000, context_length: 40000, slots: 4, gap: 1ms}",
+    "faulty": "{kind: fake, tokens: 10, faults: [{kind: error}]}\ncontinue_streams: false",
+    "twins": "{kind: fake, tokens: 80, slots: 32, gap: 50ms}\nscaling: {min_replicas: 2}",
+    "drowsy": "{kind: fake, tokens: 10, start: 2s}\nscaling: {idle: {after: 1s, then: sleep}}",
+    "echo": f'{{kind: fake, says: "{ECHO}"}}',
+}
+
+
+@pytest.fixture(scope="session")
+def aviary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The starter catalog's real models, and scripted ones beside them."""
+    folder = tmp_path_factory.mktemp("specs")
+    for name, text in SPECS.items():
+        (folder / f"{name}.yaml").write_text(f"id: {name}\nengine: {text}\n")
+    home = tmp_path_factory.mktemp("explorer")
+    specs = [str(catalog_dir()), str(folder)]
+    with Running(home, *specs, "--workers", "2", start_s=600) as running:
+        yield running

@@ -83,7 +83,6 @@ def test_an_error_stays_in_its_column(page: Page, aviary: Running) -> None:
 
 
 def test_a_sleeping_model_wakes_in_its_column(page: Page, aviary: Running) -> None:
-    aviary.wait_for("drowsy", 0) if False else None
     compare = Compare(page, aviary.url).open("drowsy", "quick")
     compare.ask("good morning")
     expect(compare.column(2).get_by_text(re.compile("^Done"))).to_be_visible()
@@ -144,9 +143,10 @@ def test_a_replica_that_dies_while_its_column_streams(page: Page, aviary: Runnin
     compare.ask("go on in spite of it")
     answer = compare.column(1).get_by_test_id("answer")
     expect(answer).not_to_be_empty()
-    busy = [r for r in aviary.model("twins")["replicas"]]
-    psutil.Process(busy[0]["pid"]).kill()
-    psutil.Process(busy[1]["pid"]).kill() if len(busy) > 2 else None
+    # Which of the two has it is not said: the gateway's header names it to API clients only.
+    for replica in aviary.model("twins")["replicas"]:
+        if "running" not in replica or replica["running"]:
+            psutil.Process(replica["pid"]).kill()
     expect(compare.column(1).get_by_text(re.compile("^Done"))).to_be_visible(timeout=30_000)
     assert "error" not in figures(compare, 1).lower()
     assert len(answer.inner_text().split()) == 80
@@ -220,7 +220,7 @@ def test_on_a_phone(context: BrowserContext, page: Page, aviary: Running) -> Non
 def test_an_answer_of_20_000_tokens_stays_smooth(context: BrowserContext, aviary: Running) -> None:
     page = context.new_page()
     page.add_init_script(LONG_TASKS)
-    compare = Compare(page, aviary.url).open("endless-fast")
+    compare = Compare(page, aviary.url).open("novel")
     page.evaluate("window.longTasks.length = 0")
     compare.ask("a book, please")
     compare.wait_done(1, 120_000)
@@ -261,9 +261,8 @@ def test_everybody_can_read_it(page: Page, aviary: Running, theme: str) -> None:
 HOSTILE = (
     "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\n\n"
     "[click](javascript:window.hit=1) ![pixel](http://example.com/pixel.png)\n\n"
-    "\u202eevil\u202c שלום مرحبا \u0000 \ufffd\n\n<iframe srcdoc='<script>parent.hit=1</script>'>\n\n"
-    + "x"
-    * 20_000
+    "\u202eevil\u202c שלום مرحبا \u0000 \ufffd\n\n"
+    "<iframe srcdoc='<script>parent.hit=1</script>'>\n\n" + "x" * 20_000
 )
 
 

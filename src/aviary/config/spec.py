@@ -167,7 +167,7 @@ class FakeEngine(_Strict):
     says: str | None = Field(
         default=None,
         min_length=1,
-        description="Every answer, word by word, whatever `tokens` says.",
+        description="Every answer, word by word; `tokens` is ignored.",
     )
     fail_start: str | None = Field(default=None, description="Refuse to start, with this message.")
     faults: tuple[FakeFault, ...] = ()
