@@ -75,15 +75,18 @@ def page(context: BrowserContext) -> Iterator[Page]:
     assert not wrong, wrong
 
 
-# `\0` cannot stand in YAML; the test of hostile text sends it in the prompt.
+# A null byte cannot stand in YAML; the test of hostile text sends one in the prompt.
 ECHO = (
     "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\\n\\n"
     "[click](javascript:window.hit=1) ![pixel](http://example.com/pixel.png)\\n\\n"
-    "\\u202eevil\\u202c \\u0645\\u0631\\u062d\\u0628\\u0627 </div></section> ```html\\n<b>open fence\\n"
+    "\\u202eevil\\u202c \\u0645\\u0631\\u062d\\u0628\\u0627 </div></section>\\n\\n"
+    "```html\\n<b>an open fence\\n"
 )
+DEAR = "{usd_per_million_input_tokens: 1, usd_per_million_output_tokens: 4}"
+CHEAP = "{usd_per_million_input_tokens: 1, usd_per_million_output_tokens: 1}"
 SPECS = {
-    "quick": "{kind: fake, tokens: 30, slots: 32, gap: 5ms}\nprice: {usd_per_million_output_tokens: 4}",
-    "steady": "{kind: fake, tokens: 60, slots: 32, gap: 10ms}\nprice: {usd_per_million_output_tokens: 1}",
+    "quick": f"{{kind: fake, tokens: 30, slots: 32, gap: 5ms}}\nprice: {DEAR}",
+    "steady": f"{{kind: fake, tokens: 60, slots: 32, gap: 10ms}}\nprice: {CHEAP}",
     "paced": "{kind: fake, tokens: 40, slots: 32, time_to_first_token: 250ms, gap: 50ms}",
     "endless": "{kind: fake, tokens: 3000, slots: 32, gap: 50ms}",
     "novel": "{kind: fake, tokens: 20000, context_length: 40000, slots: 4, gap: 1ms}",

@@ -50,7 +50,7 @@ def scripted_text(body: dict[str, Any], tokens: int) -> list[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """A text as tokens: each word with the space before it, the last one with that after it, too."""
+    """A text as tokens: each word with the space before it, the last also with that after it."""
     words = _WORD.findall(text)
     end = text[len("".join(words)) :]
     return [*words[:-1], words[-1] + end] if words else [text]
