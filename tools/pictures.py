@@ -1,4 +1,4 @@
-"""Take the pictures of the Explorer that the documentation shows: `uv run python tools/pictures.py`.
+"""Take the Explorer's pictures for the documentation: `uv run python tools/pictures.py`.
 
 Needs Chromium and the weights of the starter catalog. Each page is taken in light and dark, on a
 desk and on a phone; look at all of them before committing.
