@@ -28,6 +28,7 @@ class _QuotingDumper(yaml.SafeDumper):
     """Quotes texts of several lines, and those that our loader would read as numbers."""
 
     def ignore_aliases(self, data: Any) -> bool:
+        del data
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:

@@ -18,7 +18,20 @@ from aviary.version import __version__
 
 AVIARY = [sys.executable, "-P", "-m", "aviary.cli.main"]
 COMMANDS = (
-    *("up", "apply", "run", "stop", "status", "models", "events", "logs", "query"),
+    *(
+        "up",
+        "apply",
+        "run",
+        "stop",
+        "scale",
+        "sleep",
+        "wake",
+        "status",
+        "models",
+        "events",
+        "logs",
+        "query",
+    ),
     *("check", "pull", "keys", "schema", "version"),
 )
 runner = CliRunner()

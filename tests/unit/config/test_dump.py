@@ -15,10 +15,16 @@ from aviary.config.loader import load_spec, parse_spec, spec_files
 from aviary.config.spec import ModelSpec
 
 MODELS = Path(__file__).parents[3] / "models"
-texts = st.text(max_size=40) | st.sampled_from(
-    ["1e3", "yes", "null", "2024-01-01", "1:30", "<<", "=", "- a", "{x}", " a", "a\n", "\n\n a\n b"]
-    + ["{% for m in x %}\n  {{ m }}\n{% endfor %}", "\t", "a: b # c", "\ufeff", "é\u2028🐦", "0x1f"]
-)
+ODD = """1e3|yes|null|2024-01-01|1:30|<<|=|- a|{x}| a|a: b # c|0x1f|'|"|#|%|@|~|!a|&a|*a|>|?"""
+MORE = [
+    "a\n",
+    "\n\n a\n b",
+    "{% for m in x %}\n  {{ m }}\n{% endfor %}",
+    "\t",
+    "\ufeff",
+    "é\u2028🐦",
+]
+texts = st.text(max_size=40) | st.sampled_from([*ODD.split("|"), *MORE])
 lines = st.lists(texts, max_size=5).map("\n".join)
 durations = st.floats(0.001, 1e6) | st.integers(0, 10**6)
 ids = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
