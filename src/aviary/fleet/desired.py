@@ -131,10 +131,14 @@ class Deployment:
 
 
 def scaled(spec: ModelSpec, replicas: int) -> ModelSpec:
-    """The spec with another number of replicas; `max_replicas` grows with it where it must."""
+    """The spec with another number of replicas.
+
+    A `max_replicas` that equals `min_replicas`, which it does unless it is given, goes with it; a
+    larger one stays, and only grows where it must.
+    """
     scaling = spec.scaling
     most = max(1, replicas)
-    if scaling.max_replicas != max(1, scaling.min_replicas):  # somebody chose it
+    if scaling.max_replicas != max(1, scaling.min_replicas):
         most = max(most, scaling.max_replicas)
     changed = scaling.model_copy(update={"min_replicas": replicas, "max_replicas": most})
     return spec.model_copy(update={"scaling": changed})

@@ -32,6 +32,7 @@ COMMANDS = (
         "logs",
         "query",
     ),
+    *("scale", "sleep", "wake"),
     *("check", "pull", "keys", "schema", "version"),
 )
 runner = CliRunner()
