@@ -106,7 +106,8 @@ def _add_models(router: APIRouter, control: Control) -> None:
             raise ModelNotFound(f"There is no model {model[:100]!r}.", param="model")
         if not is_admin(request):
             return shapes.ModelDetail(**found.model_dump(), spec=None, text=None)
-        return shapes.ModelDetail(**found.model_dump(), spec=shown_spec(spec), text=spec_text(spec))
+        text = await asyncio.to_thread(spec_text, spec)
+        return shapes.ModelDetail(**found.model_dump(), spec=shown_spec(spec), text=text)
 
     @router.get("/models/{model}/events", response_class=StreamingResponse)
     async def model_events(model: str, request: Request, history: Lines = 20) -> StreamingResponse:
