@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import sys
@@ -72,6 +73,23 @@ def test_processes_are_named_and_only_loopback_listens(up):
         and not (connection.laddr.ip == "::" and "replica" in " ".join(process.cmdline()).lower())
     ]
     assert beyond == []
+
+
+def test_replicas_tell_their_load_and_take_orders(up):
+    for model in SPECS:
+        up.until(model, lambda replicas: all(r["state"] == "ready" for r in replicas))
+    seen = None
+    with up.client.stream("GET", "/api/live") as states:
+        for line in states.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            seen = {model["id"]: model for model in json.loads(line[6:])["models"]}["pair"]
+            if seen["tokens_per_s"] is not None:
+                break
+    assert all(replica["memory_bytes"] > 1e6 for replica in seen["replicas"])
+    for order, state in (("sleep", "sleeping"), ("wake", "ready")):
+        assert up.client.post(f"/api/models/single/{order}").status_code == 202
+        up.until("single", lambda replicas, s=state: [r["state"] for r in replicas] == [s])
 
 
 def test_a_killed_replica_of_two_costs_no_request(up):

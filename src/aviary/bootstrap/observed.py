@@ -6,10 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from aviary.core.errors import InvalidRequest
+from aviary.core.states import ReplicaView
 from aviary.fleet.fleet import Fleet
+from aviary.fleet.load import Load, TokenRates
 from aviary.replica.asking import ask_state
 from aviary.wire.client import Client, Target, WireError
 
@@ -19,6 +23,15 @@ if TYPE_CHECKING:
 
 TOTALS_FOR_S = 1.0
 PROBE_S = 1.0
+
+
+class _Told(msgspec.Struct):
+    """What is of use in a replica's own words (`ReplicaApp.view`)."""
+
+    running: int = 0
+    waiting: int = 0
+    completion_tokens: int = 0
+    memory_bytes: int = 0
 
 
 class Observed:
@@ -44,26 +57,36 @@ class Observed:
         self._lock = asyncio.Lock()
         self._totals: Mapping[str, Mapping[str, float]] = {}
         self._totals_at = 0.0
+        self._rates = TokenRates()
+        self._asking: asyncio.Task[Mapping[str, Load]] | None = None
 
-    async def loads(self) -> dict[str, tuple[int, int]]:
-        """Per model: running and waiting, over the replicas that answer."""
+    async def loads(self) -> Mapping[str, Load]:
+        """What each replica that answers does now; who asks meanwhile gets the same answer."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_all())
+            self._asking.add_done_callback(self._asked)
+        return await asyncio.shield(self._asking)
+
+    def _asked(self, _task: object) -> None:
+        self._asking = None
+
+    async def _ask_all(self) -> Mapping[str, Load]:
         models = self._fleet.snapshot.models
-        replicas = [(m.id, r) for m in models for r in m.replicas if r.reachable]
-        states = await asyncio.gather(
-            *(self._state(Target(r.host, r.port, r.socket), r.prefix) for _, r in replicas)
-        )
-        loads: dict[str, tuple[int, int]] = {}
-        for (model, _), state in zip(replicas, states, strict=True):
-            running, waiting = loads.get(model, (0, 0))
-            more = (int(state.get("running", 0)), int(state.get("waiting", 0)))
-            loads[model] = (running + more[0], waiting + more[1])
-        return loads
+        replicas = [r for model in models for r in model.replicas if r.reachable]
+        loads = await asyncio.gather(*(self._load(replica) for replica in replicas))
+        self._rates.keep_only([replica.id for replica in replicas])
+        pairs = zip(replicas, loads, strict=True)
+        return {replica.id: load for replica, load in pairs if load is not None}
 
-    async def _state(self, target: Target, prefix: str) -> Mapping[str, Any]:
+    async def _load(self, replica: ReplicaView) -> Load | None:
+        target = Target(replica.host, replica.port, replica.socket)
         try:
-            return await ask_state(self._client, target, prefix, self._token, PROBE_S)
-        except (WireError, InvalidRequest):
-            return {}
+            state = await ask_state(self._client, target, replica.prefix, self._token, PROBE_S)
+            told = msgspec.convert(state, _Told)
+        except (WireError, InvalidRequest, msgspec.ValidationError):
+            return None  # its state says what is wrong with it
+        rate = self._rates.rate(replica.id, told.completion_tokens, time.monotonic())
+        return Load(told.running, told.waiting, told.memory_bytes or None, rate)
 
     async def totals(self) -> Mapping[str, Mapping[str, float]]:
         """What the request log adds up to; a second old at most."""
@@ -103,6 +126,9 @@ class Observed:
 
     async def close(self) -> None:
         """Close connections and the log."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
         await self._client.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)

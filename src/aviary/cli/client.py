@@ -259,6 +259,22 @@ class Client:
         """Stop a model; answers `{"model", "action"}`."""
         return self.read(self._call("DELETE", model_path(model)), dict[str, Any])
 
+    def scale(self, model: str, replicas: int) -> dict[str, Any]:
+        """Change a model's number of replicas; answers `{"model", "action", "apply"}`."""
+        return self._order(model, "scale", {"replicas": replicas})
+
+    def sleep(self, model: str) -> dict[str, Any]:
+        """Have a model sleep; answers `{"model", "action"}`."""
+        return self._order(model, "sleep")
+
+    def wake(self, model: str) -> dict[str, Any]:
+        """Have a model wake; answers `{"model", "action"}`."""
+        return self._order(model, "wake")
+
+    def _order(self, model: str, verb: str, body: Any = None) -> dict[str, Any]:
+        answer = self._call("POST", f"{model_path(model)}/{verb}", json=body)
+        return self.read(answer, dict[str, Any])
+
     def events(
         self, path: str, *, silence_s: float | None = None, **params: str | int
     ) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ from aviary.cli.options import (
     print_error,
     settings_for,
 )
+from aviary.cli.orders import scale, sleep, wake
 from aviary.cli.query import query
 from aviary.cli.run import run as run_model
 from aviary.cli.schema import schema
@@ -95,6 +96,9 @@ app.command()(up)
 app.command()(apply)
 app.command("run")(run_model)
 app.command()(stop)
+app.command()(scale)
+app.command()(sleep)
+app.command()(wake)
 app.command()(status)
 app.command()(models)
 app.command()(events)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,21 @@ from aviary.core.errors import SpecError
 MAX_PROBLEMS = 20
 
 _SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a spec's text turned out to be.
+
+    Attributes:
+        spec: The spec; `None` when anything is wrong.
+        problems: What is wrong, in order of place.
+        document: Says where each field stands.
+    """
+
+    spec: ModelSpec | None
+    problems: list[Problem]
+    document: Document = field(default_factory=Document)
 
 
 def load_spec(path: Path, *, check_source: bool = True) -> ModelSpec:
@@ -87,6 +103,15 @@ def parse_spec(text: str | bytes, name: str, *, folder: Path | None = None) -> M
     if spec is None:
         raise _error(problems)
     return spec
+
+
+def read_spec(text: str) -> Reading:
+    """Read a spec from text, and say what is wrong with it by places instead of raising.
+
+    Args:
+        text: YAML (or JSON, which is YAML too).
+    """
+    return _read(text, folder=None, check_source=False)
 
 
 def spec_files(paths: Sequence[Path]) -> list[Path]:
@@ -164,10 +189,15 @@ def _reason(error: Exception) -> str:
 def _parse(
     text: str | bytes, name: str, *, folder: Path | None, check_source: bool
 ) -> tuple[ModelSpec | None, list[str]]:
+    reading = _read(text, folder=folder, check_source=check_source)
+    return reading.spec, [_line(name, problem) for problem in reading.problems]
+
+
+def _read(text: str | bytes, *, folder: Path | None, check_source: bool) -> Reading:
     try:
         document = read(decode(text) if isinstance(text, bytes) else text)
     except Unreadable as error:
-        return None, [_line(name, error.problem)]
+        return Reading(None, [error.problem])
     problems = list(document.problems)
     spec: ModelSpec | None = None
     if not isinstance(document.data, dict):
@@ -184,15 +214,14 @@ def _parse(
             problems += explain(error, document)
     if problems:
         problems.sort(key=lambda problem: problem.position or (0, 0))
-        return None, [_line(name, problem) for problem in problems]
-    return spec, []
+        return Reading(None, problems, document)
+    return Reading(spec, [], document)
 
 
 def _line(name: str, problem: Problem) -> str:
     place = f"{name}:{problem.position[0]}:{problem.position[1]}" if problem.position else name
-    field = f"{field_path(problem.path)}: " if problem.path else ""
-    message = problem.message if problem.message.endswith((".", "?")) else f"{problem.message}."
-    return f"{place}: {field}{message} {problem.hint}".rstrip()
+    where = f"{field_path(problem.path)}: " if problem.path else ""
+    return f"{place}: {where}{problem.text}"
 
 
 def _resolve(

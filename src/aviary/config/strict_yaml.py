@@ -72,6 +72,12 @@ class Problem:
     message: str
     hint: str = ""
 
+    @property
+    def text(self) -> str:
+        """Message and hint as one."""
+        message = self.message if self.message.endswith((".", "?")) else f"{self.message}."
+        return f"{message} {self.hint}".rstrip()
+
 
 class Unreadable(Exception):
     """The text is no YAML at all, or cannot safely be read further."""
@@ -395,6 +401,11 @@ def _explained(error: yaml.MarkedYAMLError) -> Problem:
         since = f" (it began in line {line})" if line != position[0] else ""
         return Problem(position, (), f"is not YAML: {text}{since}")
     return Problem(position, (), f"is not YAML: {text}")
+
+
+def looks_like_number(text: str) -> bool:
+    """Whether this module reads a plain text as a number that YAML 1.1 would not."""
+    return _EXPONENT.fullmatch(text) is not None
 
 
 def below(path: Path, others: Iterable[Path]) -> bool:

@@ -226,34 +226,32 @@ class FakeTextEngine:
         self._prompt_tokens += script.prompt_tokens
         loop = asyncio.get_running_loop()
         sent = 0
-        try:
-            if chat and not script.continued:
-                first = {"index": 0, "delta": {"role": "assistant", "content": ""}}
-                yield encode_event({**top, "choices": [{**first, "finish_reason": None}]})
-            due = loop.time() + self._engine.time_to_first_token
-            for token in script.tokens[script.given :]:
-                if fault is not None and sent >= fault.at_token:
-                    await _commit(fault)
-                    return
-                await _sleep_until(loop, due)
-                due += self._engine.gap
-                sent += 1
-                if token:
-                    yield chunk(token, None)
-            if fault is not None:
+        if chat and not script.continued:
+            first = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+            yield encode_event({**top, "choices": [{**first, "finish_reason": None}]})
+        due = loop.time() + self._engine.time_to_first_token
+        for token in script.tokens[script.given :]:
+            if fault is not None and sent >= fault.at_token:
                 await _commit(fault)
                 return
             await _sleep_until(loop, due)
-            if script.finish:
-                yield chunk(None, script.finish)
-            usage = {
-                "prompt_tokens": script.prompt_tokens,
-                "completion_tokens": script.given + sent,
-                "total_tokens": script.prompt_tokens + script.given + sent,
-            }
-            yield encode_event({**top, "choices": [], "usage": usage}) + DONE
-        finally:
-            self._completion_tokens += sent
+            due += self._engine.gap
+            sent += 1
+            self._completion_tokens += 1
+            if token:
+                yield chunk(token, None)
+        if fault is not None:
+            await _commit(fault)
+            return
+        await _sleep_until(loop, due)
+        if script.finish:
+            yield chunk(None, script.finish)
+        usage = {
+            "prompt_tokens": script.prompt_tokens,
+            "completion_tokens": script.given + sent,
+            "total_tokens": script.prompt_tokens + script.given + sent,
+        }
+        yield encode_event({**top, "choices": [], "usage": usage}) + DONE
 
     async def _embed(self, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         given = body.get("input")

@@ -80,6 +80,7 @@ class LlamaCpp:
         self._running = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
+        self._streams: set[EventFilter] = set()
 
     async def start(self, progress: Progress) -> None:
         """Fetch the weights if they are not here, and load them."""
@@ -180,10 +181,12 @@ class LlamaCpp:
             self._done(response)
             return EngineResponse(200, [JSON], OwnedStream(single(answer), lambda: None))
         events = EventFilter(request.path, request.body, keep_progress=wants_progress)
+        self._streams.add(events)
 
         def close() -> None:
+            self._streams.discard(events)
             self._prompt_tokens += events.prompt_tokens
-            self._completion_tokens += events.completion_tokens
+            self._completion_tokens += events.completion_tokens or events.generated
             self._done(response)
 
         stream = self._stream(response, events)
@@ -293,7 +296,9 @@ class LlamaCpp:
         return EngineStats(
             running=self._running,
             prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
+            # What runs counts as it comes, or a rate would jump at the end of each answer.
+            completion_tokens=self._completion_tokens
+            + sum(events.generated for events in self._streams),
         )
 
     async def healthy(self) -> None:

@@ -38,8 +38,14 @@ class EventFilter:
         self._keep_progress = keep_progress
         self._last: dict[str, Any] = {}
         self._usages = 0
+        self._events = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far: as reported, else about as many as events came."""
+        return max(self.completion_tokens, self._events)
 
     def feed(self, events: bytes) -> bytes:
         """The events to pass on."""
@@ -47,6 +53,7 @@ class EventFilter:
             return events
         if not self._keep_progress and PROGRESS in events:
             events = b"".join(event for event in split_events(events) if PROGRESS not in event)
+        self._events += events.count(b"\n\n")
         if self._several or self._old_logprobs:
             return b"".join(self._rewrite(event) for event in split_events(events))
         if USAGE in events:

@@ -43,9 +43,11 @@ class Chronicle:
         """Something happened, and is stored already."""
         self._show(replace(stored, seq=next(self._seqs)))
 
-    def note(self, model: str, kind: str, detail: str, replica: str = "") -> None:
-        """Something happened; kept."""
-        by = "" if replica else "aviary"
+    def note(
+        self, model: str, kind: str, detail: str, replica: str = "", by: str = "aviary"
+    ) -> None:
+        """Something happened; kept. Nobody in particular does what happens to a replica."""
+        by = "" if replica else by
         event = StoredEvent(time.time(), model, kind, replica, detail, by)
         self._record(event)
         self.tell(event)

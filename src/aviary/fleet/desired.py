@@ -43,6 +43,8 @@ class Deployment:
         memory_bytes: What one replica takes, measured; `None` before it ran.
         wake_s: How long wakes take, in seconds, measured.
         waits: Why it cannot wake now; empty when it can.
+        sleep_by: Who told it to sleep, which it does once nothing runs; `None`: nobody.
+        wake_by: Who told it to wake, which it does once there is room; `None`: nobody.
         applies: Ids of the applies that follow its rollout.
         failed_starts: Replicas of `spec` that failed to start since it began to roll out.
         failures: Unix times of the last failures of its replicas.
@@ -68,6 +70,8 @@ class Deployment:
     memory_bytes: int | None = None
     wake_s: float | None = None
     waits: str = ""
+    sleep_by: str | None = None
+    wake_by: str | None = None
     applies: set[str] = field(default_factory=set)
     failed_starts: int = 0
     failures: deque[float] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
@@ -124,6 +128,20 @@ class Deployment:
             memory_bytes=row.memory_bytes,
             wake_s=row.wake_s,
         )
+
+
+def scaled(spec: ModelSpec, replicas: int) -> ModelSpec:
+    """The spec with another number of replicas.
+
+    A `max_replicas` that equals `min_replicas`, which it does unless it is given, goes with it; a
+    larger one stays, and only grows where it must.
+    """
+    scaling = spec.scaling
+    most = max(1, replicas)
+    if scaling.max_replicas != max(1, scaling.min_replicas):
+        most = max(most, scaling.max_replicas)
+    changed = scaling.model_copy(update={"min_replicas": replicas, "max_replicas": most})
+    return spec.model_copy(update={"scaling": changed})
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from aviary.core.ports import Backend, FleetStore, StoredDeployment, StoredEvent
 from aviary.core.states import ModelView, ReplicaState, ReplicaView
 from aviary.engines.registry import check_available
 from aviary.fleet.chronicle import Chronicle
-from aviary.fleet.desired import Application, Deployment, Outcome, OutcomeState
+from aviary.fleet.desired import Application, Deployment, Outcome, OutcomeState, scaled
 from aviary.fleet.diff import Change, compare
 from aviary.fleet.publisher import Publisher
 from aviary.fleet.rollout import crash_loop, start_failures
@@ -143,32 +143,50 @@ class Fleet(Publisher):
             StoreError: it could not be stored; nothing was changed.
         """
         async with self._applying:
-            changes = self.compare(specs, prune=prune)
-            wanted = {spec.id: spec for spec in specs}
-            application = Application(f"ap-{secrets.token_hex(6)}")
-            self._applies[application.id] = application
-            while len(self._applies) > APPLIES_KEPT:
-                self._applies.popitem(last=False)
-            put, gone, events = self._planned(changes, wanted, rollback, by)
-            if prune:
-                gone += sorted(self._unreadable - wanted.keys())
-            if put or gone:
-                rows = [deployment.stored() for deployment in put.values()]
-                await self._save(rows, gone, events)
-                self._unreadable -= {*put, *gone}
-            for event in events:
-                self._chronicle.tell(event)
-            for change in changes:
-                if change.model in put:
-                    await self._deploy(put[change.model], change, application)
-                elif change.model in gone:
-                    self._let_go(change.model)
-                    application.models[change.model] = Outcome("removed")
-                elif change.action == "unchanged":
-                    self._follow(self._deployments[change.model], application)
-            self.refresh()
-            self.news.set()
-            return application, changes
+            return await self._apply(specs, prune=prune, rollback=rollback, by=by)
+
+    async def scale(
+        self, model: str, replicas: int, by: str = ""
+    ) -> tuple[Application, list[Change]]:
+        """Serve a model with another number of replicas; restarts none of those that stay.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+            AviaryError: see `apply`.
+        """
+        async with self._applying:  # so that no change of the spec in between is lost
+            spec = scaled(self.spec(model), replicas)
+            return await self._apply([spec], prune=False, rollback=True, by=by)
+
+    async def _apply(
+        self, specs: Sequence[ModelSpec], *, prune: bool, rollback: bool, by: str
+    ) -> tuple[Application, list[Change]]:
+        changes = self.compare(specs, prune=prune)
+        wanted = {spec.id: spec for spec in specs}
+        application = Application(f"ap-{secrets.token_hex(6)}")
+        self._applies[application.id] = application
+        while len(self._applies) > APPLIES_KEPT:
+            self._applies.popitem(last=False)
+        put, gone, events = self._planned(changes, wanted, rollback, by)
+        if prune:
+            gone += sorted(self._unreadable - wanted.keys())
+        if put or gone:
+            rows = [deployment.stored() for deployment in put.values()]
+            await self._save(rows, gone, events)
+            self._unreadable -= {*put, *gone}
+        for event in events:
+            self._chronicle.tell(event)
+        for change in changes:
+            if change.model in put:
+                await self._deploy(put[change.model], change, application)
+            elif change.model in gone:
+                self._let_go(change.model)
+                application.models[change.model] = Outcome("removed")
+            elif change.action == "unchanged":
+                self._follow(self._deployments[change.model], application)
+        self.refresh()
+        self.news.set()
+        return application, changes
 
     def _planned(
         self, changes: Sequence[Change], wanted: dict[str, ModelSpec], rollback: bool, by: str
@@ -228,6 +246,7 @@ class Fleet(Publisher):
             begins = deployment.rested_by == AT_ZERO and planned.spec.scaling.min_replicas > 0
             if change.restarts or begins:  # a new version must prove that it works
                 deployment.rest, deployment.rested_by, deployment.waits = "awake", "", ""
+                deployment.sleep_by = deployment.wake_by = None
         deployment.epoch += 1
         deployment.failed_starts, deployment.refused = 0, ""
         deployment.awake_since_s = time.monotonic()
@@ -449,9 +468,9 @@ class Fleet(Publisher):
             detail=_detail(deployment, replicas),
         )
 
-    def note(self, model: str, kind: str, detail: str) -> None:
+    def note(self, model: str, kind: str, detail: str, by: str = "aviary") -> None:
         """Something happened to a model; kept."""
-        self._chronicle.note(model, kind, detail)
+        self._chronicle.note(model, kind, detail, by=by)
 
 
 def _count_failures(
@@ -480,4 +499,6 @@ def _detail(deployment: Deployment, replicas: Sequence[ReplicaView]) -> str:
         return f"crash loop: {loop} failures in 5 min; the last: {deployment.cause}"
     if deployment.rolling and deployment.previous is not None:
         return f"rolls from {deployment.previous.hash} to {deployment.spec.hash}"
+    if deployment.sleep_by is not None:
+        return "goes to sleep once its answers have ended"
     return ""

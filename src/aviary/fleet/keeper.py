@@ -82,6 +82,53 @@ class Keeper:
         if any(use.held for use in uses.values()):
             self._fleet.news.set()
 
+    def order_sleep(self, model: str, by: str) -> bool:
+        """Have a model sleep as soon as nothing runs there, until a request or an order wakes it.
+
+        Args:
+            model: Its id.
+            by: Who wants it.
+
+        Returns:
+            Whether there is anything to do: false when it sleeps already.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+        """
+        deployment = self._fleet.deployment(model, "to put to sleep")
+        deployment.wake_by = None
+        # One on its way to rest may yet find itself busy, and be awake again.
+        if deployment.rest != "awake" and not deployment.moving:
+            return False
+        deployment.sleep_by = by
+        self._told()
+        return True
+
+    def order_wake(self, model: str, by: str) -> bool:
+        """Have a model wake as soon as there is room, as a request would.
+
+        Args:
+            model: Its id.
+            by: Who wants it.
+
+        Returns:
+            Whether there is anything to do: false when it is awake already.
+
+        Raises:
+            ModelNotFound: there is none of that name.
+        """
+        deployment = self._fleet.deployment(model, "to wake")
+        deployment.sleep_by = None
+        rests = deployment.rest != "awake"
+        if rests:
+            deployment.wake_by = by
+        self._told()
+        return rests
+
+    def _told(self) -> None:
+        self._fleet.refresh()
+        self._fleet.news.set()
+
     async def run(self) -> None:
         """Keep the fleet, until cancelled."""
         try:
@@ -133,8 +180,14 @@ class Keeper:
                 self._look_at(deployment, now_s)
         wanted = set(self._activity.wanted())
         for deployment in self._fleet.deployments:
-            resting = deployment.rest != "awake" and not deployment.moving
-            if resting and deployment.spec.id in wanted:
+            if deployment.moving:
+                continue
+            # Orders that are fulfilled, by whatever means, are over.
+            if deployment.rest == "awake":
+                deployment.wake_by = None
+                continue
+            deployment.sleep_by = None
+            if deployment.spec.id in wanted or deployment.wake_by is not None:
                 self._try_to_wake(deployment, now_s)
         if self._budget_bytes is not None:
             self._keep_budget(self._budget_bytes, now_s)
@@ -228,6 +281,10 @@ class Keeper:
         elif ready and model not in self._measured:
             self._measured.add(model)
             self._keep(deployment, self._measure(deployment))
+        elif ready and deployment.sleep_by is not None:
+            if not self._activity.in_flight(model):
+                how, by = _rest_by_order(deployment), deployment.sleep_by
+                self._keep(deployment, self._put_to_rest(deployment, how, "told to sleep", by))
         elif ready:
             self._rest_when_idle(deployment, now_s)
 
@@ -244,7 +301,9 @@ class Keeper:
 
     # at rest
 
-    async def _put_to_rest(self, deployment: Deployment, how: Rest, why: str) -> None:
+    async def _put_to_rest(
+        self, deployment: Deployment, how: Rest, why: str, by: str = "aviary"
+    ) -> None:
         """Gateways stop sending first; a replica that is busy after all calls it off.
 
         Whoever changes the deployment meanwhile comes first: then nothing more is done here.
@@ -264,7 +323,7 @@ class Keeper:
             return
         if how == "zero":
             await self._backend.scale(model, 0)
-        fleet.note(model, "rests", f"{'no replica' if how == 'zero' else 'asleep'}: {why}")
+        fleet.note(model, "rests", f"{'no replica' if how == 'zero' else 'asleep'}: {why}", by)
 
     def _keep_asleep(self, deployment: Deployment) -> None:
         """A replica that came back after a crash is to rest as the others do."""
@@ -314,7 +373,9 @@ class Keeper:
         how, deployment.rest, deployment.rested_by = deployment.rest, "awake", ""
         deployment.awake_since_s, deployment.woken = time.monotonic(), time.time()
         about = f", about {deployment.wake_s:.1f} s" if deployment.wake_s is not None else ""
-        fleet.note(model, "wakes", f"a request waits{about}")
+        by, deployment.wake_by = deployment.wake_by, None
+        why = "a request waits" if by is None else "told to wake"
+        fleet.note(model, "wakes", f"{why}{about}", by or "aviary")
         if how == "zero":
             await self._backend.scale(model, deployment.replicas)
         else:
@@ -380,6 +441,12 @@ def _rest_of(deployment: Deployment) -> Rest:
     """How a model rests that makes room for another."""
     asleep = deployment.rest == "sleep" and not deployment.waking
     return "zero" if asleep or deployment.spec.scaling.idle.then == "zero" else "sleep"
+
+
+def _rest_by_order(deployment: Deployment) -> Rest:
+    """How a model rests that was told to: without a replica only if it may be without one."""
+    scaling = deployment.spec.scaling
+    return "zero" if scaling.min_replicas == 0 and scaling.idle.then != "sleep" else "sleep"
 
 
 def _settled(replicas: tuple[ReplicaView, ...]) -> bool:

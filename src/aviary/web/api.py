@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -15,16 +15,19 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from aviary.auth.keys import issue
-from aviary.config.spec import ModelSpec
 from aviary.core.errors import ModelNotFound
 from aviary.fleet.events import Event
+from aviary.fleet.load import Load
 from aviary.version import __version__
 from aviary.web import shapes
+from aviary.web.addresses import shown_spec
 from aviary.web.applying import add_applying
 from aviary.web.arena import add_arena
+from aviary.web.live import add_live
+from aviary.web.orders import add_orders
 from aviary.web.ports import Control, KeyRow
 from aviary.web.roles import ADMIN, is_admin
-from aviary.weights.address import redact
+from aviary.web.specs import add_specs, spec_text
 
 HEARTBEAT_S = 10.0
 OPEN_EVENTS = frozenset({"starting", "ready", "sleeping", "wakes", "woke", "waits", "rests"})
@@ -37,6 +40,8 @@ def make_router(control: Control) -> APIRouter:
     router = APIRouter(prefix="/api")
     _add_models(router, control)
     add_applying(router, control)
+    add_orders(router, control)
+    add_specs(router, control)
     _add_events(router, control)
     _add_logs(router, control)
     _add_keys(router, control)
@@ -70,18 +75,22 @@ def make_router(control: Control) -> APIRouter:
 def _add_models(router: APIRouter, control: Control) -> None:
     fleet = control.fleet
 
-    async def all_models(request: Request) -> list[shapes.Model]:
-        causes = is_admin(request)
-        loads, totals = await asyncio.gather(control.observed.loads(), control.observed.totals())
+    async def look(loads: Mapping[str, Load], causes: bool) -> list[shapes.Model]:
+        totals = await control.observed.totals()
         return [
             shapes.Model.of(
                 view,
-                loads.get(view.id, (0, 0)),
+                loads,
                 shapes.Totals.model_validate(dict(totals.get(view.id, {}))),
                 causes=causes,
             )
             for view in fleet.snapshot.models
         ]
+
+    async def all_models(request: Request) -> list[shapes.Model]:
+        return await look(await control.observed.loads(), is_admin(request))
+
+    add_live(router, control, look)
 
     @router.get("/models")
     async def list_models(request: Request) -> shapes.Models:
@@ -95,8 +104,10 @@ def _add_models(router: APIRouter, control: Control) -> None:
         found = next((entry for entry in await all_models(request) if entry.id == model), None)
         if found is None:
             raise ModelNotFound(f"There is no model {model[:100]!r}.", param="model")
-        shown = _shown_spec(spec) if is_admin(request) else None
-        return shapes.ModelDetail(**found.model_dump(), spec=shown)
+        if not is_admin(request):
+            return shapes.ModelDetail(**found.model_dump(), spec=None, text=None)
+        text = await asyncio.to_thread(spec_text, spec)
+        return shapes.ModelDetail(**found.model_dump(), spec=shown_spec(spec), text=text)
 
     @router.get("/models/{model}/events", response_class=StreamingResponse)
     async def model_events(model: str, request: Request, history: Lines = 20) -> StreamingResponse:
@@ -191,17 +202,6 @@ def _add_keys(router: APIRouter, control: Control) -> None:
         row = await asyncio.to_thread(store.revoke, key)
         await control.observed.keys_changed()
         return _key(row)
-
-
-def _shown_spec(spec: ModelSpec) -> dict[str, Any]:
-    """The spec as JSON, its addresses without users, passwords and queries."""
-    data = spec.model_dump(mode="json")
-    source = data.get("source")
-    if source is not None:
-        source["uri"] = redact(source["uri"]) if source["uri"] else None
-        for name in ("parts", "mirrors"):
-            source[name] = [redact(address) for address in source[name]]
-    return data
 
 
 def _key(row: KeyRow) -> shapes.Key:

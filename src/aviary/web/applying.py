@@ -80,11 +80,13 @@ def add_applying(router: APIRouter, control: Control) -> None:
         specs = await asyncio.to_thread(_parse_all, given.specs)
         if given.dry_run:
             changes = fleet.compare(specs, prune=given.prune)
-            return shapes.Applying(id=None, changes=[_change(change) for change in changes])
+            return shapes.Applying(id=None, changes=[show_change(change) for change in changes])
         application, changes = await fleet.apply(
             specs, prune=given.prune, rollback=given.rollback, by=caller(request)
         )
-        return shapes.Applying(id=application.id, changes=[_change(change) for change in changes])
+        return shapes.Applying(
+            id=application.id, changes=[show_change(change) for change in changes]
+        )
 
     @router.get("/apply/{identity}", dependencies=ADMIN)
     async def get_apply(identity: str) -> shapes.Application:
@@ -145,7 +147,8 @@ def _parse_all(given: list[msgspec.Raw]) -> list[ModelSpec]:
     return [parse_spec(bytes(raw), f"specs[{index}]") for index, raw in enumerate(given)]
 
 
-def _change(change: Change) -> shapes.Change:
+def show_change(change: Change) -> shapes.Change:
+    """What becomes of one model, as it is shown."""
     fields: list[dict[str, Any]] = [
         {"field": field.field, "before": field.before, "after": field.after}
         for field in change.fields

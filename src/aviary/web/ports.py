@@ -11,6 +11,7 @@ from aviary.core.preference import Ballots
 from aviary.core.states import KeyView
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.keeper import Keeper
+from aviary.fleet.load import Load
 from aviary.store.figures import Figures
 
 
@@ -57,8 +58,8 @@ class KeyStore(Protocol):
 class Observed(Protocol):
     """Figures that are looked up when asked for."""
 
-    async def loads(self) -> Mapping[str, tuple[int, int]]:
-        """Per model: sequences running and requests waiting, over all replicas."""
+    async def loads(self) -> Mapping[str, Load]:
+        """Per id of a replica that answers: what it does now."""
 
     async def totals(self) -> Mapping[str, Mapping[str, float]]:
         """Per model: what the request log adds up to."""

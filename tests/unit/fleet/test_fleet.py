@@ -333,3 +333,29 @@ async def test_a_slow_reader_loses_the_oldest() -> None:
     assert await waiting in (0, 50)
     await slow.aclose()
     await quick.aclose()
+
+
+async def test_scale(fleet: Fleet, backend: Scripted, store: SqlFleet) -> None:
+    await fleet.apply([spec_of(), spec_of("n", scaling={"max_replicas": 4})])
+    before = fleet.spec("m")
+    for count in (2, 1):
+        _, [change, kept] = await fleet.scale("m", count, by="ak_1")
+        assert (change.action, change.restarts, kept.action) == ("changed", False, "kept")
+        assert backend.calls[-1] == ("deploy", "m", count)
+        assert ModelSpec.model_validate(store.deployments()[0].spec) == fleet.spec("m")
+    assert fleet.spec("m") == before
+    for count, most in ((3, 4), (6, 6), (0, 1)):
+        await fleet.scale("n", count)
+        scaling = fleet.spec("n").scaling
+        assert (scaling.min_replicas, scaling.max_replicas) == (count, most)
+    with pytest.raises(ModelNotFound):
+        await fleet.scale("none", 1)
+
+
+async def test_scaling_loses_no_change_of_the_same_moment(fleet: Fleet) -> None:
+    await fleet.apply([spec_of()])
+    await asyncio.gather(
+        fleet.apply([spec_of(description="new")]), fleet.scale("m", 3), fleet.scale("m", 2)
+    )
+    spec = fleet.spec("m")
+    assert (spec.description, spec.scaling.min_replicas) == ("new", 2)

@@ -343,3 +343,87 @@ async def test_what_came_apart_is_put_together(keep: Any) -> None:
         await kept.until(lambda: len(kept.stage.views["m"]) == 2)
         kept.stage.set("m", [*kept.stage.views["m"], kept.stage._new(kept.stage.specs["m"])])
         await kept.until(lambda: len(kept.stage.views["m"]) == 2)
+
+
+async def test_an_order_to_sleep_lasts_until_a_request(keep: Any) -> None:
+    async with keep() as kept:
+        await kept.fleet.apply([spec_of()])
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        assert kept.keeper.order_sleep("m", "ak_1")
+        await kept.until(lambda: kept.state("m") is ModelState.SLEEPING)
+        await kept.stays(lambda: kept.state("m") is ModelState.SLEEPING)
+        assert not kept.keeper.order_sleep("m", "ak_1")
+        kept.ask("m")
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        kept.keeper.report("w", {})
+        await kept.stays(lambda: kept.state("m") is ModelState.READY)  # the order is fulfilled
+        told = [(e.kind, e.changed_by) for e in kept.events if e.kind in ("rests", "wakes")]
+        assert told == [("rests", "ak_1"), ("wakes", "aviary")]
+
+
+async def test_an_order_to_sleep_waits_for_what_runs(keep: Any) -> None:
+    async with keep() as kept:
+        await kept.fleet.apply([spec_of()])
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        kept.keeper.report("w", {"m": Use(in_flight=1)})
+        kept.keeper.order_sleep("m", "ak_1")
+        await kept.stays(lambda: kept.state("m") is ModelState.READY)
+        assert "goes to sleep" in kept.fleet.snapshot.models[0].detail
+        kept.stage.busy.add("m")  # its replica knows of one that no worker has reported yet
+        kept.keeper.report("w", {})
+        await asyncio.sleep(0.1)
+        kept.stage.busy.clear()
+        await kept.until(lambda: kept.state("m") is ModelState.SLEEPING)
+
+
+async def test_an_order_to_wake_calls_off_one_to_sleep(keep: Any) -> None:
+    async with keep() as kept:
+        await kept.fleet.apply([spec_of()])
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        kept.keeper.report("w", {"m": Use(in_flight=1)})
+        kept.keeper.order_sleep("m", "ak_1")
+        assert not kept.keeper.order_wake("m", "ak_2")
+        kept.keeper.report("w", {})
+        await kept.stays(lambda: kept.state("m") is ModelState.READY)
+        assert kept.fleet.snapshot.models[0].detail == ""
+
+
+async def test_an_order_wakes(keep: Any) -> None:
+    async with keep() as kept:
+        await kept.fleet.apply([spec_of()])
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        kept.keeper.order_sleep("m", "ak_1")
+        await kept.until(lambda: kept.state("m") is ModelState.SLEEPING)
+        kept.stage.gate.clear()
+        assert kept.keeper.order_wake("m", "ak_2")
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        kept.stage.gate.set()
+        await kept.stays(lambda: kept.state("m") is ModelState.READY)
+        wakes = next(event for event in kept.events if event.kind == "wakes")
+        assert (wakes.changed_by, wakes.detail) == ("ak_2", "told to wake")
+
+
+async def test_an_order_to_wake_waits_for_room(keep: Any) -> None:
+    big = {"resources": {"memory_gb": 1}}
+    async with keep(int(1.5 * GB)) as kept:
+        await kept.fleet.apply([spec_of("a", **big), spec_of("b", **big)])
+        await kept.until(lambda: kept.state("a") is ModelState.READY)
+        assert kept.state("b") is ModelState.SLEEPING
+        kept.keeper.report("w", {"a": Use(in_flight=1)})
+        kept.keeper.order_wake("b", "ak_1")
+        await kept.stays(lambda: kept.state("b") is ModelState.SLEEPING)
+        kept.keeper.report("w", {})
+        await kept.until(lambda: kept.state("b") is ModelState.READY)
+
+
+async def test_a_model_that_may_have_no_replica_is_told_to_have_none(keep: Any) -> None:
+    async with keep() as kept:
+        await kept.fleet.apply([spec_of(after=900)])
+        await kept.until(lambda: kept.state("m") is ModelState.READY)
+        await kept.fleet.scale("m", 0, by="ak_1")
+        kept.keeper.order_sleep("m", "ak_1")
+        await kept.until(lambda: not kept.stage.views["m"])
+        await kept.fleet.scale("m", 2, by="ak_1")
+        kept.keeper.order_wake("m", "ak_1")
+        await kept.until(lambda: len(kept.stage.views["m"]) == 2)
+        assert kept.state("m") is ModelState.READY
