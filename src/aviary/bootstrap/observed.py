@@ -16,8 +16,12 @@ from aviary.wire.client import Client, Target, WireError
 if TYPE_CHECKING:
     from aviary.store.figures import Figures
     from aviary.store.requests import SqlRequestLog
+    from aviary.store.traffic import Range, Traffic
 
 TOTALS_FOR_S = 1.0
+TRAFFIC_FOR_S = 1.0
+TRAFFIC_KEPT = 16
+"""Views that are kept for that long, for many who look."""
 PROBE_S = 1.0
 
 
@@ -44,6 +48,8 @@ class Observed:
         self._lock = asyncio.Lock()
         self._totals: Mapping[str, Mapping[str, float]] = {}
         self._totals_at = 0.0
+        self._traffic_lock = asyncio.Lock()
+        self._traffic: dict[tuple[Range, str | None], tuple[float, Traffic]] = {}
 
     async def loads(self) -> dict[str, tuple[int, int]]:
         """Per model: running and waiting, over the replicas that answer."""
@@ -86,6 +92,22 @@ class Observed:
 
         return figures(self._open_log().database, models, since)
 
+    async def traffic(self, shown: Range, model: str | None) -> Traffic:
+        """What the request log's roll-ups say of a range of time; a second old at most."""
+        async with self._traffic_lock:  # one at a time: views of many models take some CPU
+            now_s = time.monotonic()
+            kept = self._traffic.get((shown, model))
+            if kept is not None and now_s - kept[0] <= TRAFFIC_FOR_S:
+                return kept[1]
+            async with self._lock:
+                log = await asyncio.to_thread(self._open_log)
+            found = await asyncio.to_thread(_read_traffic, log, shown, model)
+            self._traffic.pop((shown, model), None)
+            while len(self._traffic) >= TRAFFIC_KEPT:
+                self._traffic.pop(next(iter(self._traffic)))
+            self._traffic[shown, model] = (time.monotonic(), found)
+            return found
+
     def _open_log(self) -> SqlRequestLog:
         from aviary.store.requests import SqlRequestLog
 
@@ -106,6 +128,12 @@ class Observed:
         await self._client.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
+
+
+def _read_traffic(log: SqlRequestLog, shown: Range, model: str | None) -> Traffic:
+    from aviary.store.traffic import read_traffic
+
+    return read_traffic(log.database, shown, model)
 
 
 def _read_dropped(folder: Path) -> int:

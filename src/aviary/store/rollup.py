@@ -99,8 +99,8 @@ class RollUp:
         batch_records: int = BATCH_RECORDS,
         gap_s: float = GAP_S,
     ) -> None:
-        self._database = database
-        self._batch_records = batch_records
+        self.database = database
+        self.batch_records = batch_records
         self._gap_s = gap_s
         self._upsert = _upsert(is_sqlite=database.is_sqlite)
         self._version: int | None = None  # the cursor's, for which `_seconds` is right
@@ -118,7 +118,7 @@ class RollUp:
             StoreError: The database failed, nothing was rolled up.
         """
         now = time.time() if now is None else now
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = self._look(connection, now)
             if self._version != found.version:
                 self._seconds = self._recall(connection, found)
@@ -135,7 +135,7 @@ class RollUp:
             for level in LEVELS
         ]
         self._version = None  # until it is certain that this was stored
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             if not self._claim(connection, found):
                 return 0
             for step_s, of_step in tallies:
@@ -161,7 +161,7 @@ class RollUp:
                 .limit(PRUNE_ROWS)
             )
             while True:
-                with self._database.write() as connection:
+                with self.database.write() as connection:
                     gone = connection.execute(
                         delete(traffic).where(
                             traffic.c.step_s == level.step_s, traffic.c.start.in_(old)
@@ -175,7 +175,7 @@ class RollUp:
     def _look(self, connection: Connection, now: float) -> _Found:
         """Records after the cursor, and those that have come into its gaps."""
         done = None
-        if not self._database.is_sqlite:  # before the gaps: what has ended by now is seen there
+        if not self.database.is_sqlite:  # before the gaps: what has ended by now is seen there
             done = int(
                 connection.execute(
                     text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
@@ -183,12 +183,12 @@ class RollUp:
             )
         seq, version = read_cursor(connection)
         gaps = [_Gap(*row) for row in connection.execute(select(traffic_gaps))]
-        late = [] if not gaps else _in_gaps(connection, self._batch_records)
+        late = [] if not gaps else _in_gaps(connection, self.batch_records)
         query = (
             tallied_columns()
             .where(request_log.c.seq > seq)
             .order_by(request_log.c.seq)
-            .limit(self._batch_records)
+            .limit(self.batch_records)
         )
         rows = list(connection.execute(query))
         found = _Found(seq, version, rows, rows[-1][0] if rows else seq, [], [], [])
@@ -204,7 +204,7 @@ class RollUp:
         for gap in gaps:
             inside = [number for number in came if gap.first <= number <= gap.last]
             given_up = (
-                len(late) < self._batch_records
+                len(late) < self.batch_records
                 and gap.horizon <= done
                 and now - gap.seen >= self._gap_s
             )
@@ -225,11 +225,7 @@ class RollUp:
             .values(seq=found.new_seq, version=found.version + 1)
         )
         if moved.rowcount == 0:
-            if found.version > 0:
-                return False
-            first = {"id": 1, "seq": found.new_seq, "version": 1}
-            if connection.execute(_insert_first(self._database.is_sqlite), first).rowcount == 0:
-                return False
+            return False
         for part in in_parts(found.gone, _PARAMETERS):
             connection.execute(delete(traffic_gaps).where(traffic_gaps.c.first.in_(part)))
         if found.gaps:
@@ -280,8 +276,8 @@ class RollUp:
 
 def read_cursor(connection: Connection) -> tuple[int, int]:
     """Up to which number the log is rolled up, and the version of that."""
-    row = connection.execute(select(traffic_cursor.c.seq, traffic_cursor.c.version)).first()
-    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+    row = connection.execute(select(traffic_cursor.c.seq, traffic_cursor.c.version)).one()
+    return int(row[0]), int(row[1])
 
 
 def rolled_up(database: Database) -> int:
@@ -327,19 +323,6 @@ def _missing(numbers: Sequence[int], after: int) -> list[tuple[int, int]]:
             found.append((after + 1, number - 1))
         after = number
     return found
-
-
-def _insert_first(is_sqlite: bool) -> Any:
-    statement: Any
-    if is_sqlite:
-        from sqlalchemy.dialects import sqlite
-
-        statement = sqlite.insert(traffic_cursor)
-    else:
-        from sqlalchemy.dialects import postgresql
-
-        statement = postgresql.insert(traffic_cursor)
-    return statement.on_conflict_do_nothing()
 
 
 def _upsert(*, is_sqlite: bool) -> Any:

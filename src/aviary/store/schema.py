@@ -207,7 +207,7 @@ traffic = Table(
     Column("users", LargeBinary, nullable=False),
 )
 
-# One row: up to which number of the request log `traffic` has it, but for the gaps.
+# One row, which the migration makes: up to which number of the log `traffic` has it, gaps excepted.
 traffic_cursor = Table(
     "traffic_cursor",
     requests,

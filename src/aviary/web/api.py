@@ -24,6 +24,7 @@ from aviary.web.applying import add_applying
 from aviary.web.arena import add_arena
 from aviary.web.ports import Control, KeyRow
 from aviary.web.roles import ADMIN, is_admin
+from aviary.web.traffic import add_traffic
 from aviary.weights.address import redact
 
 HEARTBEAT_S = 10.0
@@ -41,6 +42,7 @@ def make_router(control: Control) -> APIRouter:
     _add_logs(router, control)
     _add_keys(router, control)
     add_arena(router, control)
+    add_traffic(router, control)
 
     @router.get("/status")
     async def status() -> shapes.Status:

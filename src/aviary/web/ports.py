@@ -12,6 +12,7 @@ from aviary.core.states import KeyView
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.keeper import Keeper
 from aviary.store.figures import Figures
+from aviary.store.traffic import Range, Traffic
 
 
 class KeyRow(Protocol):
@@ -65,6 +66,9 @@ class Observed(Protocol):
 
     async def figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
         """Per model: what the request log says of its answers since a unix time."""
+
+    async def traffic(self, shown: Range, model: str | None) -> Traffic:
+        """What the request log's roll-ups say of a range of time; seconds old at most."""
 
     async def dropped_log_records(self) -> int:
         """Request log records lost by all workers."""

@@ -31,12 +31,13 @@ def upgrade() -> None:
         sa.Column("completion_lengths", sa.LargeBinary, nullable=False),
         sa.Column("users", sa.LargeBinary, nullable=False),
     )
-    op.create_table(
+    cursor = op.create_table(
         "traffic_cursor",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("seq", sa.BigInteger, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
     )
+    op.bulk_insert(cursor, [{"id": 1, "seq": 0, "version": 0}])
     op.create_table(
         "traffic_gaps",
         sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
