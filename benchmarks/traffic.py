@@ -73,7 +73,9 @@ def rows(records: int, models: int, keys: int, end: float) -> Iterator[list[dict
                 "cost_usd": None if failed else 0.0001,
                 "client": "",
             }
-            for number, began, model, key, failed, latency_ms, ttft_ms, prompt, completion in columns
+            for number, began, model, key, failed, latency_ms, ttft_ms, prompt, completion in (
+                columns
+            )
         ]
 
 

@@ -18,13 +18,14 @@ from sqlalchemy import insert, text
 
 from aviary.core.errors import StoreError
 from aviary.core.ports import ReplicaCount, RequestRecord
+from aviary.core.traffic import Range
 from aviary.store import SqlRequestLog
 from aviary.store.records import to_row
 from aviary.store.replicas import ReplicaCountLog, prune_counts
 from aviary.store.requests import percentile
 from aviary.store.rollup import LEVELS, RollUp, rolled_up
 from aviary.store.schema import request_log
-from aviary.store.traffic import TAIL_RECORDS, VIEWS, Range, read_traffic
+from aviary.store.traffic import TAIL_RECORDS, VIEWS, read_traffic
 
 NOW = 1_790_000_003.5
 POSTGRES_ONLY = pytest.mark.parametrize("url", ["postgres"], indirect=True)

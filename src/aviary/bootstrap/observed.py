@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aviary.core.errors import InvalidRequest
+from aviary.core.traffic import Range, Traffic
 from aviary.fleet.fleet import Fleet
 from aviary.replica.asking import ask_state
 from aviary.wire.client import Client, Target, WireError
@@ -16,7 +17,6 @@ from aviary.wire.client import Client, Target, WireError
 if TYPE_CHECKING:
     from aviary.store.figures import Figures
     from aviary.store.requests import SqlRequestLog
-    from aviary.store.traffic import Range, Traffic
 
 TOTALS_FOR_S = 1.0
 TRAFFIC_FOR_S = 1.0

@@ -28,7 +28,9 @@ async def roll_up(log_url: str) -> None:
     rolling: RollUp | None = None
     warned_at = float("-inf")
     try:
+        pause_s = EVERY_S
         while True:
+            await asyncio.sleep(pause_s)  # first: the start has more urgent things to do
             pause_s = EVERY_S
             began = time.monotonic()
             try:
@@ -41,7 +43,6 @@ async def roll_up(log_url: str) -> None:
                 if began - warned_at >= WARN_EVERY_S:
                     warned_at = began
                     log.warning("the request log cannot be rolled up", error=str(error))
-            await asyncio.sleep(pause_s)
     finally:
         if rolling is not None:
             rolling.database.close()

@@ -9,10 +9,10 @@ from typing import Protocol
 from aviary.core.ports import Backend
 from aviary.core.preference import Ballots
 from aviary.core.states import KeyView
+from aviary.core.traffic import Range, Traffic
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.keeper import Keeper
 from aviary.store.figures import Figures
-from aviary.store.traffic import Range, Traffic
 
 
 class KeyRow(Protocol):

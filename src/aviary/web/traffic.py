@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from aviary.store.traffic import Range
+from aviary.core.traffic import Range
 from aviary.web.ports import Control
 from aviary.web.traffic_shapes import TrafficAnswer
 

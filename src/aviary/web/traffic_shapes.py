@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from aviary.core.ports import ReplicaCount
-from aviary.store.traffic import Lengths, Range, Traffic
+from aviary.core.traffic import Lengths, Range, Traffic
 
 
 class TrafficFigures(BaseModel):
