@@ -16,8 +16,8 @@ def add_traffic(router: APIRouter, control: Control) -> None:
 
     @router.get("/traffic")
     async def traffic(
-        shown: Annotated[Range, Query(alias="range")] = "1h",
+        range: Range = "1h",  # noqa: A002
         model: Annotated[str | None, Query(max_length=256)] = None,
     ) -> TrafficAnswer:
         """Requests, errors, users, tokens, latency and replicas over time, of one model or all."""
-        return TrafficAnswer.of(shown, await control.observed.traffic(shown, model))
+        return TrafficAnswer.of(range, await control.observed.traffic(range, model))
