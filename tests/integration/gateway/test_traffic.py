@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -95,6 +96,10 @@ def test_load_is_seen_within_seconds_at_every_zoom(running: Running) -> None:
                 break
             time.sleep(0.2)
         assert rolled == newest == 65
+        # The address itself is not kept, and nothing from which it could be told.
+        clients = {row[0] for row in database.execute("SELECT client FROM request_log")}
+        (client_hash,) = clients
+        assert re.fullmatch("[0-9a-f]{16}", client_hash)
     database.close()
 
 
