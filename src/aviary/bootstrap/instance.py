@@ -26,16 +26,18 @@ from aviary.bootstrap.machine import (
 )
 from aviary.bootstrap.observed import Observed
 from aviary.bootstrap.replicas import AskedReplicas
+from aviary.bootstrap.rolling import roll_up
 from aviary.bootstrap.upkeep import KeyPublisher, keep_in_order
 from aviary.bootstrap.workers import GatewayWorkers
 from aviary.config.settings import Settings
 from aviary.config.spec import ModelSpec
 from aviary.core.errors import NotAvailable, SpecError
-from aviary.core.ports import Backend, FleetStore, StoredDeployment, StoredEvent
+from aviary.core.ports import Backend, FleetStore, ReplicaCount, StoredDeployment, StoredEvent
 from aviary.fleet.chronicle import Chronicle
 from aviary.fleet.desired import GB
 from aviary.fleet.events import HISTORY
 from aviary.fleet.fleet import Fleet
+from aviary.fleet.headcount import Headcount
 from aviary.fleet.keeper import Keeper
 from aviary.gateway.boot import WorkerBoot
 from aviary.store.writer import Appendable, RecordWriter
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 CONTROL_STOP_S = 1.0
 EVENTS_CLOSE_S = 2.0
+COUNTS_QUEUED = 5_000
 MEMORY_SHARE = 0.9
 """Of the machine's memory; the rest is for everything else on it."""
 GATEWAY_LOG = "_gateway"
@@ -155,6 +158,7 @@ class Instance:
         await self._serve_control(app, runtime)
         self._background(publish.poll())
         self._background(keeper.run())
+        self._background(roll_up(log_url))
         self._background(keep_in_order(keys, store, ballots, log_url, settings.request_log_days))
         if plan.backend != "local":
             self._start_workers(workers)
@@ -178,7 +182,7 @@ class Instance:
             lambda: _event_log(url), name="fleet events"
         )
         exits.push_async_callback(asyncio.to_thread, writer.close, EVENTS_CLOSE_S)
-        chronicle = Chronicle(writer.put)
+        chronicle = Chronicle(writer.put, self._headcount())
         chronicle.remember(events)
         self._fleet = fleet = Fleet(backend, store, chronicle)
         fleet.set_workers(self._workers)
@@ -193,6 +197,17 @@ class Instance:
             await fleet.apply(specs, prune=plan.prune, rollback=False, by="aviary up")
         fleet.note("", "started", f"Aviary {__version__} on the {plan.backend} backend")
         return keeper, store, lambda: writer.dropped
+
+    def _headcount(self) -> Headcount:
+        """Notes numbers of replicas beside the request log."""
+        url = self._settings.store_url("requests")
+        counts: RecordWriter[ReplicaCount] = RecordWriter(
+            lambda: _replica_counts(url), name="replica counts", queue_records=COUNTS_QUEUED
+        )
+        self._exits.push_async_callback(asyncio.to_thread, counts.close, EVENTS_CLOSE_S)
+        headcount = Headcount(counts.put)
+        self._exits.callback(headcount.close)
+        return headcount
 
     def _budget_bytes(self) -> int | None:
         """Memory that all models together may use; unknown on machines that others started."""
@@ -317,6 +332,12 @@ def _event_log(url: str) -> Appendable[StoredEvent]:
     from aviary.store.fleet import FleetEventLog
 
     return FleetEventLog.open(url)
+
+
+def _replica_counts(url: str) -> Appendable[ReplicaCount]:
+    from aviary.store.replicas import ReplicaCountLog
+
+    return ReplicaCountLog.open(url)
 
 
 def make_backend(plan: Plan, settings: Settings, token: str, runtime: Path) -> Backend:

@@ -12,6 +12,7 @@ import msgspec
 
 from aviary.core.errors import InvalidRequest
 from aviary.core.states import ReplicaView
+from aviary.core.traffic import Range, Traffic
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.load import Load, TokenRates
 from aviary.replica.asking import ask_state
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aviary.store.requests import SqlRequestLog
 
 TOTALS_FOR_S = 1.0
+TRAFFIC_FOR_S = 1.0
+TRAFFIC_KEPT = 16
+"""Views that are kept for that long, for many who look."""
 PROBE_S = 1.0
 
 
@@ -59,6 +63,8 @@ class Observed:
         self._totals_at = 0.0
         self._rates = TokenRates()
         self._asking: asyncio.Task[Mapping[str, Load]] | None = None
+        self._traffic_lock = asyncio.Lock()
+        self._traffic: dict[tuple[Range, str | None], tuple[float, Traffic]] = {}
 
     async def loads(self) -> Mapping[str, Load]:
         """What each replica that answers does now; who asks meanwhile gets the same answer."""
@@ -109,6 +115,22 @@ class Observed:
 
         return figures(self._open_log().database, models, since)
 
+    async def traffic(self, shown: Range, model: str | None) -> Traffic:
+        """What the request log's roll-ups say of a range of time; a second old at most."""
+        async with self._traffic_lock:  # one at a time: views of many models take some CPU
+            now_s = time.monotonic()
+            kept = self._traffic.get((shown, model))
+            if kept is not None and now_s - kept[0] <= TRAFFIC_FOR_S:
+                return kept[1]
+            async with self._lock:
+                log = await asyncio.to_thread(self._open_log)
+            found = await asyncio.to_thread(_read_traffic, log, shown, model)
+            self._traffic.pop((shown, model), None)
+            while len(self._traffic) >= TRAFFIC_KEPT:
+                self._traffic.pop(next(iter(self._traffic)))
+            self._traffic[shown, model] = (time.monotonic(), found)
+            return found
+
     def _open_log(self) -> SqlRequestLog:
         from aviary.store.requests import SqlRequestLog
 
@@ -132,6 +154,12 @@ class Observed:
         await self._client.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
+
+
+def _read_traffic(log: SqlRequestLog, shown: Range, model: str | None) -> Traffic:
+    from aviary.store.traffic import read_traffic
+
+    return read_traffic(log.database, shown, model)
 
 
 def _read_dropped(folder: Path) -> int:

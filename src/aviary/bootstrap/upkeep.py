@@ -82,7 +82,7 @@ async def keep_in_order(
                 if used:
                     await asyncio.to_thread(keys.touch, used)
                 since = until - UPKEEP_EVERY_S  # records are written a little later than they began
-                await asyncio.to_thread(requests.prune, until - log_days * DAY_S)
+                await asyncio.to_thread(_prune_requests, requests, until, log_days)
                 await asyncio.to_thread(fleet.prune_events, EVENTS_KEPT)
                 await asyncio.to_thread(ballots.prune, until - log_days * DAY_S)
             except AviaryError as error:
@@ -90,6 +90,16 @@ async def keep_in_order(
     finally:
         if requests is not None:
             requests.close()
+
+
+def _prune_requests(requests: SqlRequestLog, now: float, log_days: int) -> None:
+    """Delete what is old of the log, as far as it is rolled up, and of the roll-ups."""
+    from aviary.store.replicas import prune_counts
+    from aviary.store.rollup import RollUp, rolled_up
+
+    requests.prune(now - log_days * DAY_S, rolled_up(requests.database))
+    RollUp(requests.database).prune(now)
+    prune_counts(requests.database, now)
 
 
 def _open_log(url: str) -> SqlRequestLog:

@@ -180,6 +180,8 @@ class RequestRecord:
         prompt_tokens: As reported by the engine; `None` when it did not.
         completion_tokens: Likewise.
         cost_usd: `None` when the spec has no price.
+        client: Of a request without key: a hash that stands for its sender's address, as long as
+            this Aviary runs; else empty.
     """
 
     id: str
@@ -197,6 +199,30 @@ class RequestRecord:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float | None = None
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCount:
+    """How many replicas a model has, from a moment on.
+
+    Attributes:
+        time: Since when, in unix seconds.
+        model: The model.
+        ready: Replicas that answer.
+        starting: Replicas that load or wake.
+        sleeping: Replicas that sleep.
+        desired: Replicas that there shall be.
+        reason: Why it is different from before, in words.
+    """
+
+    time: float
+    model: str
+    ready: int
+    starting: int
+    sleeping: int
+    desired: int
+    reason: str
 
 
 class RequestLog(Protocol):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from aviary.core.ports import StoredEvent
 from aviary.core.states import ModelView, ReplicaView
 from aviary.fleet.events import Event, Feed
+from aviary.fleet.headcount import Headcount
 
 
 class Chronicle:
@@ -17,14 +18,18 @@ class Chronicle:
 
     Args:
         record: Takes an event that is to be stored; never blocks.
+        headcount: Notes how many replicas there are; `None`: nobody does.
 
     Attributes:
         events: What happened lately, progress included.
         history: What happened and is kept, earlier runs included; the newest part of it.
     """
 
-    def __init__(self, record: Callable[[StoredEvent], None]) -> None:
+    def __init__(
+        self, record: Callable[[StoredEvent], None], headcount: Headcount | None = None
+    ) -> None:
         self._record = record
+        self._headcount = headcount
         self._seqs = itertools.count(1)
         self._seen: dict[str, dict[str, ReplicaView]] = {}
         self.events: Feed[Event] = Feed()
@@ -42,6 +47,8 @@ class Chronicle:
     def tell(self, stored: StoredEvent) -> None:
         """Something happened, and is stored already."""
         self._show(replace(stored, seq=next(self._seqs)))
+        if self._headcount is not None:
+            self._headcount.hear(stored)
 
     def note(
         self, model: str, kind: str, detail: str, replica: str = "", by: str = "aviary"
@@ -68,6 +75,11 @@ class Chronicle:
                 shown = Event(time.time(), model.id, state, replica.id, replica.detail)
                 self.events.add(replace(shown, progress=replica.progress))
         return before
+
+    def count(self, models: Sequence[ModelView]) -> None:
+        """Note what is different of the numbers of replicas."""
+        if self._headcount is not None:
+            self._headcount.take(models)
 
     def forget(self, model: str) -> None:
         """The model is no more."""

@@ -437,6 +437,7 @@ class Fleet(Publisher):
             for model in models:
                 before = self._chronicle.take(model)
                 _count_failures(self._deployments[model.id], before, model.replicas)
+            self._chronicle.count(models)
             # Once more: what failed just now is part of what is told.
             models = tuple(self._view(deployment) for deployment in self._deployments.values())
         if self._publish(models):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -151,6 +152,8 @@ class Exchange:
         try:
             state.check_hosts(scope)
             note.key = state.identify(scope)
+            if note.key is None:
+                note.client = pseudonym(client_of(None, scope), state.token)
             self._client = client_of(note.key, scope)
             check_length(scope["headers"], state.max_body_bytes)
             body = await read_body(self._receive, state.max_body_bytes)
@@ -309,3 +312,10 @@ def client_of(key: KeyView | None, scope: Scope) -> bytes:
         return key.id.encode()
     address = scope.get("client")
     return str(address[0]).encode("ascii", "replace") if address else b""
+
+
+def pseudonym(address: bytes, token: bytes) -> str:
+    """What stands for an address in the request log: without the token nobody can tell it from."""
+    if not address:
+        return ""
+    return blake2b(address, key=token[: blake2b.MAX_KEY_SIZE], digest_size=8).hexdigest()

@@ -29,6 +29,7 @@ class Note:
         first_token: When the first token came; `None`: none came.
         usage: Prompt and completion tokens, as reported last.
         key: Whose request it is.
+        client: Without a key: a hash that stands for the sender's address.
         view: The model that answers; `None` before it is known.
         asked: The model it names, known here or not.
         stream: Whether a stream was asked for.
@@ -41,6 +42,7 @@ class Note:
     __slots__ = (
         "_time",
         "asked",
+        "client",
         "error",
         "first_token",
         "key",
@@ -65,6 +67,7 @@ class Note:
         self.first_token: float | None = None
         self.usage: tuple[int, int] | None = None
         self.key: KeyView | None = None
+        self.client = ""
         self.view: ModelView | None = None
         self.asked = ""
         self.stream = False
@@ -138,5 +141,6 @@ class Note:
                 prompt_tokens=prompt_tokens,
                 completion_tokens=completion_tokens,
                 cost_usd=cost,
+                client=self.client,
             )
         )

@@ -76,6 +76,19 @@ class Database:
             yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Like `read`, and all its statements see the same, on PostgreSQL too.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        with self._translated(), self.engine.connect() as connection:
+            if not self.is_sqlite:  # there each statement would see what is new by then
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that writes; committed at the end, rolled back on an error. Keep it short.
 

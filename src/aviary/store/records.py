@@ -39,6 +39,7 @@ def to_row(record: RequestRecord) -> Row:
         "prompt_tokens": clean_count(record.prompt_tokens),
         "completion_tokens": clean_count(record.completion_tokens),
         "cost_usd": clean_real(record.cost_usd),
+        "client": clean_text(record.client, 32),
     }
 
 

@@ -138,16 +138,25 @@ class SqlRequestLog:
         with self._database.read() as connection:
             return {str(row[0]): float(row[1]) for row in connection.execute(query)}
 
-    def prune(self, before: float) -> int:
+    def prune(self, before: float, through_seq: int | None = None) -> int:
         """Delete records from before a unix time; the totals stay. Returns how many went.
 
-        In small transactions, so that writers wait for none of them long.
+        In small transactions, so that writers wait for none of them long. The newest record always
+        stays: in an empty table SQLite would give its number again, and the roll-up goes by it.
+
+        Args:
+            before: Unix time in seconds.
+            through_seq: Only records up to this number; `None`: all.
 
         Raises:
             StoreError: The database failed.
         """
         deleted = 0
-        old = select(request_log.c.seq).where(request_log.c.time < before).limit(PRUNE_RECORDS)
+        seq = request_log.c.seq
+        newest = select(func.max(seq)).scalar_subquery()
+        old = select(seq).where(request_log.c.time < before, seq < newest).limit(PRUNE_RECORDS)
+        if through_seq is not None:
+            old = old.where(seq <= through_seq)
         while True:
             with self._database.write() as connection:
                 gone = connection.execute(delete(request_log).where(request_log.c.seq.in_(old)))

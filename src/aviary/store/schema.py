@@ -17,6 +17,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -27,7 +28,7 @@ DatabaseName = Literal["state", "requests"]
 
 HEADS: Final[dict[DatabaseName, str]] = {
     "state": "0003_battles",
-    "requests": "0001_request_log",
+    "requests": "0002_traffic",
 }
 """The newest revision of each database; equal to it, a database opens without loading alembic."""
 
@@ -167,6 +168,7 @@ request_log = Table(
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("cost_usd", Double),
+    Column("client", String(32), nullable=False, server_default=""),
     Index("ix_request_log_time", "time"),
     Index("ix_request_log_model_time", "model", "time"),
 )
@@ -182,4 +184,67 @@ request_totals = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cost_usd", Double, nullable=False),
+)
+
+# What the request log adds up to, per step of time and model; the model "" stands for all of them
+# and has a peak only. Sketches are bytes as `aviary.store.sketches` packs them.
+traffic = Table(
+    "traffic",
+    requests,
+    Column("step_s", Integer, primary_key=True, autoincrement=False),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),  # unix seconds
+    Column("model", String(256), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    Column("peak", BigInteger, nullable=False),  # most requests that began within one second
+    Column("ttft_ms", LargeBinary, nullable=False),
+    Column("latency_ms", LargeBinary, nullable=False),
+    Column("prompt_lengths", LargeBinary, nullable=False),
+    Column("completion_lengths", LargeBinary, nullable=False),
+    Column("users", LargeBinary, nullable=False),
+)
+
+# One row, which the migration makes: up to which number of the log `traffic` has it, gaps excepted.
+traffic_cursor = Table(
+    "traffic_cursor",
+    requests,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),  # grows with each change
+)
+
+# Numbers of the request log that were not there when later ones were: on PostgreSQL a transaction
+# may commit after one that began later. `horizon`: every transaction that had begun by then has a
+# lower id.
+traffic_gaps = Table(
+    "traffic_gaps",
+    requests,
+    Column("first", BigInteger, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("seen", Double, nullable=False),
+    Column("horizon", BigInteger, nullable=False),
+)
+
+# Columns are named as the fields of ReplicaCount in aviary.core.ports.
+replica_counts = Table(
+    "replica_counts",
+    requests,
+    Column(
+        "seq",
+        BigInteger().with_variant(Integer, "sqlite"),
+        Identity(),
+        primary_key=True,
+    ),
+    Column("time", Double, nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("ready", Integer, nullable=False),
+    Column("starting", Integer, nullable=False),
+    Column("sleeping", Integer, nullable=False),
+    Column("desired", Integer, nullable=False),
+    Column("reason", String(500), nullable=False),
+    Index("ix_replica_counts_model_time", "model", "time"),
+    Index("ix_replica_counts_time", "time"),
 )

@@ -28,6 +28,7 @@ from aviary.web.orders import add_orders
 from aviary.web.ports import Control, KeyRow
 from aviary.web.roles import ADMIN, is_admin
 from aviary.web.specs import add_specs, spec_text
+from aviary.web.traffic import add_traffic
 
 HEARTBEAT_S = 10.0
 OPEN_EVENTS = frozenset({"starting", "ready", "sleeping", "wakes", "woke", "waits", "rests"})
@@ -46,6 +47,7 @@ def make_router(control: Control) -> APIRouter:
     _add_logs(router, control)
     _add_keys(router, control)
     add_arena(router, control)
+    add_traffic(router, control)
 
     @router.get("/status")
     async def status() -> shapes.Status:

@@ -9,6 +9,7 @@ from typing import Protocol
 from aviary.core.ports import Backend
 from aviary.core.preference import Ballots
 from aviary.core.states import KeyView
+from aviary.core.traffic import Range, Traffic
 from aviary.fleet.fleet import Fleet
 from aviary.fleet.keeper import Keeper
 from aviary.fleet.load import Load
@@ -66,6 +67,9 @@ class Observed(Protocol):
 
     async def figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
         """Per model: what the request log says of its answers since a unix time."""
+
+    async def traffic(self, shown: Range, model: str | None) -> Traffic:
+        """What the request log's roll-ups say of a range of time; seconds old at most."""
 
     async def dropped_log_records(self) -> int:
         """Request log records lost by all workers."""
