@@ -21,12 +21,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    true,
 )
 
 DatabaseName = Literal["state", "requests"]
 
 HEADS: Final[dict[DatabaseName, str]] = {
-    "state": "0003_battles",
+    "state": "0004_progress",
     "requests": "0001_request_log",
 }
 """The newest revision of each database; equal to it, a database opens without loading alembic."""
@@ -108,6 +109,7 @@ battles = Table(
     Column("task", String(64), nullable=False),
     Column("session", String(64), nullable=False),
     Column("key", String(64), nullable=False),
+    Column("lineup", Text, nullable=False, server_default="[]"),  # JSON
     Index("ix_battles_created", "created"),
 )
 
@@ -127,6 +129,7 @@ battle_answers = Table(
     Column("completion_tokens", Integer),
     Column("cost_usd", Double),
     Column("error", String(64), nullable=False),
+    Column("stored", Double, nullable=False, server_default="0"),
 )
 
 votes = Table(
@@ -139,7 +142,18 @@ votes = Table(
     Column("reason", Text, nullable=False),
     Column("time", Double, nullable=False),
     Column("key", String(64), nullable=False),
+    Column("address", String(64), nullable=False, server_default=""),  # a keyed hash
+    Column("counted", Boolean, nullable=False, server_default=true()),
     Index("ix_votes_time", "time"),
+    Index("ix_votes_address_time", "address", "time"),
+)
+
+# Random bytes made once, as hex.
+secrets = Table(
+    "secrets",
+    state,
+    Column("name", String(64), primary_key=True),
+    Column("value", String(128), nullable=False),
 )
 
 # Columns are named as the fields of aviary.core.ports.RequestRecord, with the same units.
