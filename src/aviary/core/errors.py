@@ -86,6 +86,13 @@ class InvalidRequest(AviaryError):
     who = "client"
 
 
+class AlreadyVoted(InvalidRequest):
+    """Somebody has voted on the battle: its answers stay as they are."""
+
+    code = "already_voted"
+    status = 409
+
+
 class PromptTooLong(InvalidRequest):
     """Prompt (and the output it asks for) exceed the model's context."""
 

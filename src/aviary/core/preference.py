@@ -8,6 +8,10 @@ from typing import Any, Final, Literal, Protocol, get_args
 
 Verdict = Literal["best", "tie", "all_bad"]
 VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
+COUNTED_A_DAY: Final = 50
+"""So many votes of an address within 24 hours count in ratings."""
+COUNTED_A_BATTLE: Final = 3
+"""So many of them on the same battle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,34 @@ class Progress:
     battle: str
     begun: Battle | None = None
     answer: BattleAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A person's wish that a column ends, wherever it runs.
+
+    Attributes:
+        battle: The battle's id.
+        column: The column's number.
+        session: Who asks; only the battle's own session may.
+    """
+
+    battle: str
+    column: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored battle, as workers are told.
+
+    Attributes:
+        battle: The battle.
+        votes: How many votes there are on it.
+    """
+
+    battle: Battle
+    votes: int
 
 
 @dataclass(frozen=True, slots=True)

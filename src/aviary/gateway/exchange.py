@@ -23,6 +23,7 @@ from aviary.gateway.answering import Answer, ReplicaDied
 from aviary.gateway.asked import check_length, peek, request_id
 from aviary.gateway.metrics import Metrics
 from aviary.gateway.record import CLIENT_LEFT_STATUS, Note
+from aviary.gateway.running import RunningBattles
 from aviary.routing.balancer import Endpoint, eject, restore, take_report
 from aviary.routing.table import Route, Table
 from aviary.wire.asgi import (
@@ -66,6 +67,7 @@ class GatewayState:
         max_body_bytes: Largest request body.
         guard: Checks who is meant by a request while there are no keys; `None`: nobody checks.
         metrics: Metrics by model.
+        battles: Those that run now.
     """
 
     table: Table
@@ -76,6 +78,7 @@ class GatewayState:
     max_body_bytes: int
     guard: HostGuard | None = None
     metrics: dict[str, Metrics] = field(default_factory=dict)
+    battles: RunningBattles = field(default_factory=RunningBattles)
 
     def check_hosts(self, scope: Scope) -> None:
         """While there are no keys, refuse what strangers' web pages send through a browser here.

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Table, delete, func, insert, select
 
 from aviary.core.errors import AviaryError, InvalidRequest
 from aviary.core.preference import (
+    COUNTED_A_BATTLE,
+    COUNTED_A_DAY,
     VERDICTS,
     Ballot,
     Battle,
@@ -37,10 +39,6 @@ PRUNE_BATTLES: Final = 500
 """Most battles one transaction deletes."""
 LEAST_ANSWERS: Final = 2
 """So many answers must be good before there is anything to prefer."""
-COUNTED_A_DAY: Final = 50
-"""So many votes of an address within 24 hours count in ratings."""
-COUNTED_A_BATTLE: Final = 3
-"""So many of them on the same battle."""
 DAY_S: Final = 86_400.0
 
 _BATTLE_COLUMNS: Final = tuple(battles.columns)

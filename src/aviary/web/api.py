@@ -23,7 +23,7 @@ from aviary.web import shapes
 from aviary.web.applying import add_applying
 from aviary.web.arena import add_arena
 from aviary.web.ports import Control, KeyRow
-from aviary.web.roles import ADMIN, is_admin
+from aviary.web.roles import ADMIN, ROLE, is_admin
 from aviary.weights.address import redact
 
 HEARTBEAT_S = 10.0
@@ -41,6 +41,18 @@ def make_router(control: Control) -> APIRouter:
     _add_logs(router, control)
     _add_keys(router, control)
     add_arena(router, control)
+
+    @router.get("/me")
+    async def me(request: Request) -> shapes.Me:
+        """Who asks, and what this Aviary lets people without a key do."""
+        snapshot = control.fleet.snapshot
+        return shapes.Me.model_validate(
+            {
+                "role": request.headers.get(ROLE),
+                "keys": bool(snapshot.keys),
+                "visitors": snapshot.visitors,
+            }
+        )
 
     @router.get("/status")
     async def status() -> shapes.Status:

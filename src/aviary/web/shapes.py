@@ -10,6 +10,14 @@ from aviary.core.states import ModelState, ModelView, ReplicaState, ReplicaView
 from aviary.fleet.desired import OutcomeState
 
 
+class Me(BaseModel):
+    """Who asks."""
+
+    role: Literal["admin", "user", "visitor"]
+    keys: bool = Field(description="Whether there are API keys; without any, everybody is admin.")
+    visitors: bool = Field(description="Whether one may compare and vote without a key.")
+
+
 class Replica(BaseModel):
     """One replica."""
 
