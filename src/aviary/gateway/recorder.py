@@ -19,7 +19,9 @@ from aviary.wire.client import Client, Target, WireError
 log = structlog.get_logger()
 
 STORE_S: Final = 10.0
-"""So long it is tried."""
+"""So long one attempt may take."""
+GIVE_UP_S: Final = 3.0
+"""What waits longer is not tried again."""
 RETRY_S: Final = 0.1
 MOST_AT_ONCE: Final = 500
 MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024
@@ -51,7 +53,7 @@ class Recorder:
         """Have something stored, after all that was put before; says in the end whether it is."""
         stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         data = msgspec.json.encode(progress)
-        self._waiting.append(_Waiting(data, monotonic() + STORE_S, stored))
+        self._waiting.append(_Waiting(data, monotonic() + GIVE_UP_S, stored))
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all(client, token))
         return stored
