@@ -339,6 +339,7 @@ def api_table() -> str:
     """The routes of `/api`."""
     from fastapi.routing import APIRoute
 
+    from aviary.auth.visitors import may_visit
     from aviary.web.api import make_router
     from aviary.web.roles import admin
 
@@ -347,11 +348,12 @@ def api_table() -> str:
     for route in make_router(cast("Any", nothing)).routes:
         if isinstance(route, APIRoute):
             needs_admin = any(needed.dependency is admin for needed in route.dependencies)
+            visits = all(may_visit(method, route.path) for method in route.methods)
             arguments = [f"`{p.name}`" for p in route.dependant.query_params]
             rows.append(
                 [
                     f"`{' '.join(sorted(route.methods))} {route.path}`",
-                    "admin" if needs_admin else "user",
+                    "admin" if needs_admin else "visitor" if visits else "user",
                     ", ".join(arguments),
                     first_line(route.endpoint),
                 ]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 
 from aviary.core.errors import InvalidRequest, StoreError
 from aviary.core.ports import RequestRecord
-from aviary.core.preference import Ballot, Ballots, Battle, BattleAnswer, Vote
+from aviary.core.preference import (
+    Ballot,
+    Ballots,
+    Battle,
+    BattleAnswer,
+    Contestant,
+    Progress,
+    Vote,
+)
 from aviary.store import SqlBallots, SqlRequestLog
 from aviary.store.figures import Figures, figures
 from aviary.store.records import MAX_COUNT, MAX_REAL, clean_text
@@ -300,3 +309,97 @@ def test_figures_of_the_request_log(url: str) -> None:
     assert found["m"].last_seen == 9.0
     assert figures(log.database, ["m"], since=2.5)["m"].answers == 2
     log.close()
+
+
+def test_a_battle_is_stored_as_it_goes(ballots: SqlBallots) -> None:
+    turns = [{"role": "user", "content": "a\0b\ud800"}]
+    begun = replace(
+        battle("b1"), answers=(), lineup=(Contestant("a", {"seed": 1}, turns), Contestant("b"))
+    )
+    one, two = BattleAnswer(0, "a", text="one"), BattleAnswer(1, "b", text="two")
+    first = [Progress("b1", begun=begun), Progress("b1", answer=one)]
+    assert ballots.keep(first) == ["", ""]
+    assert ballots.battle("b1") == replace(begun, answers=(one,))
+    assert ballots.keep(first) == ["", ""]
+    other = replace(begun, task="another")
+    better = replace(one, text="better")
+    assert ballots.keep([Progress("b1", begun=other), Progress("b1", answer=better)]) == ["", ""]
+    assert ballots.keep([Progress("b1", answer=two)]) == [""]
+    assert ballots.battle("b1") == replace(begun, answers=(better, two))
+
+
+def test_what_cannot_be_kept_does_not_hold_up_the_rest(ballots: SqlBallots) -> None:
+    huge = battle("b2", messages=[{"content": "x" * 4_000_001}])
+    refused = ballots.keep(
+        [
+            Progress("none", answer=BattleAnswer(0, "a")),
+            Progress("b2", begun=huge),
+            Progress("b3", begun=battle("b3", messages=[{"content": math.nan}])),
+            Progress("b1", begun=battle("b1")),
+            Progress("b1", answer=BattleAnswer(0, "a")),
+        ]
+    )
+    assert [bool(reason) for reason in refused] == [True, True, True, False, False]
+    assert "none" in refused[0]
+    assert ballots.battle("b2") is None
+    assert len(ballots.battle("b1").answers) == 1  # type: ignore[union-attr]
+
+
+def test_answers_stay_once_there_is_a_vote(ballots: SqlBallots) -> None:
+    ballots.keep(
+        [
+            Progress("b1", begun=replace(battle("b1"), answers=())),
+            *(Progress("b1", answer=BattleAnswer(n, "abc"[n], text="old")) for n in (0, 1)),
+        ]
+    )
+    now = time.time()
+    ballots.vote(Vote("b1", "s", "best", 1, time=now))
+    late = [Progress("b1", answer=BattleAnswer(n, "abc"[n], text="new")) for n in (1, 2)]
+    assert [bool(reason) for reason in ballots.keep(late)] == [True, False]
+    found = ballots.battle("b1")
+    assert found is not None
+    assert [answer.text for answer in found.answers] == ["old", "old", "new"]
+    # What came after the vote is no part of it; a vote that is changed then is on all.
+    assert ballots.ballots() == [Ballot("b1", ("a", "b"), "best", 1, time=now)]
+    ballots.vote(Vote("b1", "s", "best", 2, time=now + 10))
+    assert ballots.ballots() == [Ballot("b1", ("a", "b", "c"), "best", 2, time=now + 10)]
+
+
+def test_an_address_first_votes_of_a_day_count(ballots: SqlBallots) -> None:
+    for number in range(60):
+        ballots.save(battle(f"b{number}"))
+        ballots.vote(Vote(f"b{number}", f"s{number}", "best", 0, time=1e6 + number, address="x"))
+        ballots.vote(Vote(f"b{number}", "me", "tie", time=1e6 + number))
+    assert len(ballots.ballots()) == 50 + 60
+    ballots.vote(Vote("b59", "s59", "best", 1, time=1e6 + 90_000, address="x"))  # changed only
+    ballots.vote(Vote("b0", "next day", "best", 1, time=1e6 + 90_000, address="x"))
+    assert len(ballots.ballots()) == 50 + 60 + 1
+    assert [vote.counted for vote in ballots.votes("b59")] == [True, False]
+    (voter,) = ballots.voters(0.0, 10)
+    assert (voter.address, voter.votes, voter.not_counted) == ("x", 61, 10)
+    assert (voter.sessions, voter.battles, voter.best) == (61, 60, 61)
+    assert (voter.favourite, voter.favourite_best) == ("a", 59)
+    assert (voter.first, voter.last) == (1e6, 1e6 + 90_000)
+    assert ballots.voters(1e6 + 90_001, 10) == []
+
+
+def test_an_address_counts_three_times_on_a_battle(ballots: SqlBallots) -> None:
+    ballots.save(battle())
+    for number in range(5):
+        ballots.vote(Vote("b1", f"s{number}", "best", 0, time=1.0 + number, address="x"))
+    ballots.vote(Vote("b1", "other", "tie", time=9.0, address="y"))
+    assert [vote.counted for vote in ballots.votes("b1")] == [True] * 3 + [False] * 2 + [True]
+    assert [voter.address for voter in ballots.voters(0.0, 1)] == ["x"]
+
+
+def test_tasks_and_the_secret(ballots: SqlBallots, url: str) -> None:
+    for number, task in enumerate(["code", "code", "chat", "", "never voted on"]):
+        ballots.save(battle(f"b{number}", task=task))
+        if task != "never voted on":
+            ballots.vote(Vote(f"b{number}", "s", "tie", time=1.0))
+    assert ballots.tasks(10) == ["chat", "code"]
+    assert ballots.tasks(1) == ["code"]
+    other = SqlBallots.open(url)
+    assert ballots.secret() == other.secret()
+    assert len(ballots.secret()) == 32
+    other.close()

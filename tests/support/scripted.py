@@ -57,7 +57,8 @@ class Fake:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+                size = int(length or b"0")
                 self.bodies.append(await reader.readexactly(size))
                 self.heads.append(head)
                 self.reader, self.writer = reader, writer

@@ -44,6 +44,7 @@ class Row:
         cost_per_million_tokens_usd: Cost by tokens, those of prompt and answer together.
         answers: How many answers speed and cost are made from.
         last_seen: When it answered last, in unix seconds.
+        judge: Mean rating by judge models; unknown until there are evaluations.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Row:
     cost_per_million_tokens_usd: float | None = None
     answers: int = 0
     last_seen: float | None = None
+    judge: float | None = None
 
 
 def board(
@@ -97,7 +99,7 @@ _RATING_FIELDS: Final = ("rank", "rating", "low", "high", "votes", "pairs", "win
 _FIGURE_FIELDS: Final = tuple(
     field.name
     for field in fields(Row)
-    if field.name not in (*_RATING_FIELDS, "model", "served", "tags")
+    if field.name not in (*_RATING_FIELDS, "model", "served", "tags", "judge")
 )
 
 

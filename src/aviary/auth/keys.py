@@ -19,6 +19,7 @@ from aviary.core.states import KeyView
 
 Role = Literal["admin", "user"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
+_RANKS: Final = {"visitor": 0, "user": 1, "admin": 2}
 
 SECRET_PREFIX: Final = "sk-aviary-"  # noqa: S105 - not a secret
 ID_PREFIX: Final = "ak_"
@@ -27,6 +28,8 @@ MAX_NAME_CHARS: Final = 100
 
 LOCKED: Final = KeyView(id="ak_locked", hash="", role="user")
 """A key that no secret fits, since no SHA-256 is empty."""
+VISITOR: Final = KeyView(id="", hash="", role="visitor")
+"""Who sends no key though keys are needed, where visitors are welcome. No key of anybody's."""
 
 _ID_ALPHABET: Final = string.ascii_lowercase + string.digits
 _HINT: Final = "Send `Authorization: Bearer sk-aviary-…` or `x-api-key: sk-aviary-…`."
@@ -101,6 +104,11 @@ class KeyRing:
         """Whether everybody may come in, since there are no keys."""
         return not self._by_hash
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether nobody may come in, since the last key was revoked."""
+        return set(self._by_hash) == {LOCKED.hash}
+
     def identify(self, authorization: bytes | None, x_api_key: bytes | None) -> KeyView | None:
         """Tell whose request this is.
 
@@ -146,18 +154,22 @@ class KeyRing:
         return None
 
 
-def require(key: KeyView | None, role: Role) -> None:
-    """Check that a key's role suffices; `admin` may do all that `user` may.
+def require(key: KeyView | None, role: Role | Literal["visitor"]) -> None:
+    """Check that a key's role suffices; an admin may do all that users may, those all of visitors.
 
     Args:
-        key: As `KeyRing.identify` returned it; `None` (no key is needed here) may do everything.
+        key: As `KeyRing.identify` returned it, or `VISITOR`; `None` (no key is needed here) may do
+            everything.
         role: The least role.
 
     Raises:
         Forbidden: It does not suffice.
+        NotAuthorized: A visitor asks for more than visitors may.
     """
-    if key is None or key.role == "admin" or (role == "user" and key.role == "user"):
+    if key is None or _RANKS.get(key.role, 0) >= _RANKS[role]:
         return
+    if key is VISITOR:
+        raise NotAuthorized("An API key is needed and none was sent.", hint=_HINT)
     raise Forbidden(
         f"The key {key.id} has the role {key.role!r}; this needs {role!r}.",
         hint="Make one with `aviary keys create NAME --role admin`." if role == "admin" else "",

@@ -1,11 +1,13 @@
-"""How often somebody may do something: token buckets by name, in bounded memory."""
+"""How often and how much at once somebody may do something, in bounded memory."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
-from aviary.auth.bind import is_loopback
+from aviary.auth.addresses import network_of
 from aviary.core.errors import BudgetExceeded
 
 MOST_NAMES: Final = 10_000
@@ -76,7 +78,48 @@ class Limits:
         Raises:
             BudgetExceeded: there were too many.
         """
-        if address and not is_loopback(address):
-            self._addresses.take(address, now_s)
+        if network := network_of(address):
+            self._addresses.take(network, now_s)
         if session:
             self._sessions.take(session, now_s)
+
+
+class AtOnce:
+    """So many at a time of each name.
+
+    Args:
+        most: How many.
+        what: What is counted, for the error's message.
+    """
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most = most
+        self._what = what
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, names: Sequence[str], count: int) -> Iterator[None]:
+        """Count some until the block ends.
+
+        Args:
+            names: Whose they are; empty ones are nobody's.
+            count: How many begin.
+
+        Raises:
+            BudgetExceeded: with these there were too many.
+        """
+        names = [name for name in names if name]
+        if any(self._held[name] + count > self._most for name in names):
+            raise BudgetExceeded(
+                f"More than {self._most} {self._what} at once.",
+                hint="Wait until some have ended.",
+                retry_after_s=1.0,
+            )
+        self._held.update(dict.fromkeys(names, count))
+        try:
+            yield
+        finally:
+            self._held.subtract(dict.fromkeys(names, count))
+            for name in names:
+                if self._held[name] <= 0:
+                    del self._held[name]

@@ -146,6 +146,7 @@ class Instance:
         if keys is None:
             keys = await self._open_keys()
         keeper, store, dropped_events = await self._start_fleet(backend, keys.database)
+        self.fleet.set_visitors(settings.visitors)
         publish = KeyPublisher(keys, self.fleet, open_without_keys)
         await publish.now()
         log_url = settings.store_url("requests")

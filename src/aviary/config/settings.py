@@ -34,6 +34,8 @@ class Settings(BaseSettings):
             for gateways on other machines (`aviary up --control`, `aviary gateway`).
         memory_gb: Memory that all models of a node may use together; left out: nine tenths of the
             machine's. What does not fit rests, the least recently used first.
+        visitors: Whether people without a key may compare models and vote, though keys are needed
+            for all else.
         request_log_days: How many days the request log keeps its records.
         max_body_mb: Largest request body the gateway accepts, in MiB.
         log_level: Least level that is logged.
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
     api_key: str | None = None
     cluster_token: str | None = Field(default=None, repr=False)
     memory_gb: float | None = Field(default=None, gt=0)
+    visitors: bool = True
     request_log_days: int = Field(default=90, ge=1)
     max_body_mb: int = Field(default=32, ge=1, le=1024)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -5,6 +5,7 @@ The tree (children are more specific)::
     AviaryError
     ├── SpecError              a model spec or setting is wrong
     ├── InvalidRequest         the caller's request is wrong; retrying it unchanged cannot help
+    │   ├── AlreadyVoted       the battle was voted on: its answers stay
     │   ├── PromptTooLong      prompt + output do not fit the context
     │   ├── RouteMissing       there is nothing at that path
     │   ├── MethodNotAllowed
@@ -84,6 +85,13 @@ class InvalidRequest(AviaryError):
     status = 400
     type = "invalid_request_error"
     who = "client"
+
+
+class AlreadyVoted(InvalidRequest):
+    """Somebody has voted on the battle: its answers stay as they are."""
+
+    code = "already_voted"
+    status = 409
 
 
 class PromptTooLong(InvalidRequest):

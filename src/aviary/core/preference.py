@@ -8,6 +8,25 @@ from typing import Any, Final, Literal, Protocol, get_args
 
 Verdict = Literal["best", "tie", "all_bad"]
 VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
+COUNTED_A_DAY: Final = 50
+"""So many votes of an address within 24 hours count in ratings."""
+COUNTED_A_BATTLE: Final = 3
+"""So many of them on the same battle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """What one column of a battle asks, and whom.
+
+    Attributes:
+        model: The model.
+        parameters: Fields of the request beside model and messages.
+        messages: The column's own turns before the battle's messages; usually none.
+    """
+
+    model: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +39,7 @@ class BattleAnswer:
         spec_hash: Hash of the spec that it had then.
         parameters: Fields of the request beside model and messages.
         text: What it answered; a part of it when there is an error.
-        finish_reason: Why the answer ended, as the engine says.
+        finish_reason: Why the answer ended, as the engine says; `stopped`: a person stopped it.
         ttft_ms: Column's start → first content; `None` when none came.
         latency_ms: Column's start → end.
         prompt_tokens: As reported by the engine; `None` when it did not.
@@ -50,13 +69,15 @@ class Battle:
     Attributes:
         id: Its id, which cannot be guessed: whoever knows it may see the battle.
         created: When it began, in unix seconds.
-        messages: The conversation so far, as OpenAI's chat messages, without the system message.
+        messages: The conversation so far, as OpenAI's chat messages, without the system message. A
+            column's own turns come before it.
         system: The system message; empty when there was none.
         blind: Whether names are hidden from each session until it has voted.
         task: What kind of prompt it is, in a word; empty when nobody said.
         session: Who asked: a name that the browser made up.
         key: Id of the API key; empty when none was needed.
-        answers: One a column, by column.
+        answers: One a column that has ended, by column.
+        lineup: What each column asks; battles of older versions have none.
     """
 
     id: str
@@ -68,11 +89,55 @@ class Battle:
     session: str = ""
     key: str = ""
     answers: tuple[BattleAnswer, ...] = ()
+    lineup: tuple[Contestant, ...] = ()
 
     @property
     def good(self) -> tuple[BattleAnswer, ...]:
         """The answers that a vote may be about: those that did not fail."""
         return tuple(answer for answer in self.answers if not answer.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Something to keep of a battle that runs.
+
+    Attributes:
+        battle: The battle's id.
+        begun: The battle, when it begins.
+        answer: An answer, when its column has ended.
+    """
+
+    battle: str
+    begun: Battle | None = None
+    answer: BattleAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A person's wish that a column ends, wherever it runs.
+
+    Attributes:
+        battle: The battle's id.
+        column: The column's number.
+        session: Who asks; only the battle's own session may.
+    """
+
+    battle: str
+    column: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored battle, as workers are told.
+
+    Attributes:
+        battle: The battle.
+        votes: How many votes there are on it.
+    """
+
+    battle: Battle
+    votes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +152,8 @@ class Vote:
         reason: Why, in the person's words; may be empty.
         time: When, in unix seconds.
         key: Id of the API key; empty when none was needed.
+        address: Keyed hash of where it came from; empty when that is this machine.
+        counted: Whether ratings count it: an address' first ones of a day do. The store says.
     """
 
     battle: str
@@ -96,6 +163,37 @@ class Vote:
     reason: str = ""
     time: float = 0.0
     key: str = ""
+    address: str = ""
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """How an address has voted.
+
+    Attributes:
+        address: Keyed hash of the address.
+        votes: Its votes.
+        not_counted: Those that ratings do not count.
+        sessions: In how many sessions.
+        battles: On how many battles.
+        best: How many votes named a best answer.
+        favourite: The model that was called best most often; empty when none was.
+        favourite_best: How often it was.
+        first: Time of the first vote, in unix seconds.
+        last: Of the last one.
+    """
+
+    address: str
+    votes: int
+    not_counted: int
+    sessions: int
+    battles: int
+    best: int
+    favourite: str
+    favourite_best: int
+    first: float
+    last: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +224,12 @@ class Ballots(Protocol):
     def save(self, battle: Battle) -> None:
         """Store a battle with its answers; durable when this returns."""
 
+    def keep(self, progress: Sequence[Progress]) -> Sequence[str]:
+        """Store what battles have come to; durable when this returns.
+
+        Doing it twice is as doing it once. Returns why each was refused; empty for what is stored.
+        """
+
     def battle(self, id: str) -> Battle | None:  # noqa: A002
         """A battle; `None` when there is none of that id."""
 
@@ -137,6 +241,15 @@ class Ballots(Protocol):
 
     def votes(self, battle: str) -> Sequence[Vote]:
         """The votes on a battle, by time."""
+
+    def voters(self, since: float, most: int) -> Sequence[Voter]:
+        """The addresses that voted most since a unix time."""
+
+    def tasks(self, most: int) -> Sequence[str]:
+        """The tasks of battles that were voted on most often, by name."""
+
+    def secret(self) -> bytes:
+        """What addresses are hashed with: made once, then always the same."""
 
     def prune(self, before: float) -> int:
         """Delete battles from before a unix time on which nobody voted; returns how many went."""

@@ -168,12 +168,14 @@ class Snapshot:
         models: The models, in order of declaration.
         keys: Keys that are valid now; empty means that no key is needed.
         workers: How many gateway workers are alive.
+        visitors: Whether people without a key may compare and vote while keys are needed.
     """
 
     generation: int = 0
     models: tuple[ModelView, ...] = ()
     keys: tuple[KeyView, ...] = ()
     workers: int = 0
+    visitors: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from aviary.core.states import KeyView, ModelView, Snapshot
 
@@ -14,6 +15,7 @@ class Publisher:
     def __init__(self) -> None:
         self._keys: tuple[KeyView, ...] = ()
         self._workers = 0
+        self._visitors = False
         self._readers: dict[object, int] = {}
         self._snapshot = Snapshot()
         self._changed = asyncio.Event()
@@ -28,6 +30,12 @@ class Publisher:
         """Take the number of living gateway workers."""
         if workers != self._workers:
             self._workers = workers
+            self._publish(self._snapshot.models)
+
+    def set_visitors(self, visitors: bool) -> None:
+        """Take whether people without a key may compare and vote."""
+        if visitors != self._visitors:
+            self._visitors = visitors
             self._publish(self._snapshot.models)
 
     @property
@@ -60,9 +68,10 @@ class Publisher:
     def _publish(self, models: tuple[ModelView, ...]) -> bool:
         """Publish a new snapshot when something is different; whether there was anything."""
         old = self._snapshot
-        if (models, self._keys, self._workers) == (old.models, old.keys, old.workers):
+        new = Snapshot(old.generation + 1, models, self._keys, self._workers, self._visitors)
+        if replace(new, generation=old.generation) == old:
             return False
-        self._snapshot = Snapshot(old.generation + 1, models, self._keys, self._workers)
+        self._snapshot = new
         self._changed.set()
         self._changed = asyncio.Event()
         return True

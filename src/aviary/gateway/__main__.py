@@ -84,7 +84,7 @@ class Worker:
 
         control = self._boot.control_target
         self._tasks = [
-            asyncio.create_task(follow_snapshots(client, control, token, take)),
+            asyncio.create_task(follow_snapshots(client, control, token, take, state.battles.stop)),
             asyncio.create_task(_flush_metrics(state, writer)),
             asyncio.create_task(ActivityReporter(state, control, _name()).run(client)),
         ]

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
 import structlog
 
-from aviary.auth.keys import require
+from aviary.auth.addresses import network_of
+from aviary.auth.keys import VISITOR, require
+from aviary.auth.limits import Limit
+from aviary.auth.visitors import may_visit
 from aviary.core.errors import AviaryError, MethodNotAllowed, RouteMissing
 from aviary.core.states import KeyView, ModelState, ModelView
 from aviary.gateway import metrics
 from aviary.gateway.asked import check_length, request_id
-from aviary.gateway.battles import PATH as BATTLES
 from aviary.gateway.battles import Battles
 from aviary.gateway.exchange import Exchange, GatewayState
 from aviary.gateway.forward import forward
@@ -43,6 +46,8 @@ GENERATION = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddin
 Lifespan = Callable[[], Awaitable[GatewayState]]
 PUBLIC = frozenset({"/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing about models or people."""
+VISITS_PER_MINUTE = 600
+"""So many requests to `/api` an address' visitors may make in each worker."""
 
 
 class GatewayApp:
@@ -67,6 +72,7 @@ class GatewayApp:
         self._control = control
         self._pages = pages
         self._battles = None if control is None else Battles(control)
+        self._visits = Limit(VISITS_PER_MINUTE, "requests of visitors of an address")
         self._state: GatewayState | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +101,8 @@ class GatewayApp:
                     return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                if self._battles is not None:
+                    await self._battles.close()
                 await self._shutdown()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
@@ -124,9 +132,9 @@ class GatewayApp:
                 self._only(scope, "POST")
             elif path.startswith("/v1/"):
                 raise RouteMissing(f"There is no route {scope['method']} {path[:200]}.")
-            elif path == BATTLES and self._battles is not None:
+            elif self._battles is not None and (serve := self._battles.find(path)):
                 self._only(scope, "POST")
-                await self._battles.serve(state, scope, receive, send)
+                await serve(state, scope, receive, send)
             elif self._pages is not None and self._pages.has(path):
                 self._only(scope, "GET", "HEAD")
                 await self._pages.serve(path, scope, send)
@@ -146,6 +154,16 @@ class GatewayApp:
     def _identify(state: GatewayState, scope: Scope, *, admin: bool = False) -> KeyView | None:
         key = state.identify(scope)
         require(key, "admin" if admin else "user")
+        return key
+
+    def _identify_for(self, state: GatewayState, path: str, scope: Scope) -> KeyView | None:
+        """Whose request to `/api` it is; without a key a visitor's, where that may ask it."""
+        if not may_visit(scope["method"], path):
+            return self._identify(state, scope)
+        key = state.identify_or_welcome(scope)
+        address = scope.get("client")
+        if key is VISITOR and address and (network := network_of(str(address[0]))):
+            self._visits.take(network, monotonic())
         return key
 
     @staticmethod
@@ -183,7 +201,7 @@ class GatewayApp:
             self._only(scope, "GET", "HEAD")
             identity, most_bytes = ("none", ""), 0
         else:
-            key = self._identify(state, scope)
+            key = self._identify_for(state, path, scope)
             # Without keys everybody administers: `HostGuard` sees to it who that can be.
             identity = ("admin", "") if key is None else (key.role, key.id)
             most_bytes = state.max_body_bytes

@@ -1,56 +1,63 @@
-"""`POST /api/battles`: one prompt, several models, one stream of events.
+"""`/api/battles`: one prompt, several models, one stream of events; stop and retry of a column.
 
-All of it happens in the worker that the client asked, see docs/adr/0014. The control process only
-stores the battle at its end.
+All of it happens in the worker that the client asked, see docs/adr/0015. The control process stores
+what comes of it, and tells the worker that runs a column when it shall stop: docs/adr/0017.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from time import monotonic, perf_counter
-from typing import Any, Final
+from functools import partial
+from time import monotonic
+from typing import Final
 
 import msgspec
-import structlog
 
-from aviary.arena.asked import AskedBattle, read_asked
-from aviary.auth.keys import require
-from aviary.auth.limits import Limits
-from aviary.core.errors import AviaryError, StoreError
-from aviary.core.preference import Battle, BattleAnswer
+from aviary.arena.asked import read_asked, read_retry, read_stop
+from aviary.auth.addresses import network_of
+from aviary.auth.keys import VISITOR, require
+from aviary.auth.limits import AtOnce, Limits
+from aviary.core.errors import AlreadyVoted, InvalidRequest, RouteMissing, Unavailable
+from aviary.core.preference import Battle, Found, Stop
+from aviary.core.states import KeyView
 from aviary.gateway.asked import check_length
-from aviary.gateway.column import Column
+from aviary.gateway.contest import Contest
 from aviary.gateway.exchange import GatewayState
+from aviary.gateway.recorder import Recorder
 from aviary.wire.asgi import (
     BATTLES_PATH,
-    EVENT_STREAM,
+    STOPS_PATH,
     TOKEN_HEADER,
     Leaving,
     Receive,
     Scope,
     Send,
     read_body,
+    send_json,
 )
-from aviary.wire.client import Target, WireError
-from aviary.wire.sse import encode_event
-
-log = structlog.get_logger()
+from aviary.wire.client import Client, Target, WireError
 
 PATH: Final = "/api/battles"
 A_SESSION_PER_MINUTE: Final = 60
 AN_ADDRESS_PER_MINUTE: Final = 240
-"""Both in each worker."""
-MOST_EVENTS_AHEAD: Final = 256
-"""So many events wait for a client that reads slowly, before the answers wait for it."""
-HEARTBEAT_S: Final = 10.0
-STORE_S: Final = 10.0
-ANSWER_LIMIT_BYTES: Final = 65536
+"""Both in each worker, as the following."""
+STOPS_A_SESSION_PER_MINUTE: Final = 120
+STOPS_AN_ADDRESS_PER_MINUTE: Final = 480
+VISITORS_COLUMNS: Final = 24
+"""So many columns of a visitor's address, and of a visitor's session, run at once."""
+ASK_S: Final = 10.0
+SMALL_BODY_BYTES: Final = 65536
+BATTLE_LIMIT_BYTES: Final = 128 * 1024 * 1024
+CLOSE_S: Final = 2.0
 
-Event = dict[str, Any]
+Serve = Callable[[GatewayState, Scope, Receive, Send], Awaitable[None]]
+_RETRY: Final = re.compile(PATH + r"/([A-Za-z0-9_-]{1,64})/retry")
+_STOP: Final = re.compile(PATH + r"/([A-Za-z0-9_-]{1,64})/columns/([0-9]{1,3})/stop")
+_found = msgspec.json.Decoder(Found)
 
 
 class Battles:
@@ -62,21 +69,38 @@ class Battles:
 
     def __init__(self, control: Target) -> None:
         self._control = control
+        self._recorder = Recorder(control)
         self._limits = Limits(A_SESSION_PER_MINUTE, AN_ADDRESS_PER_MINUTE, "battles")
+        self._stops = Limits(STOPS_A_SESSION_PER_MINUTE, STOPS_AN_ADDRESS_PER_MINUTE, "stops")
+        self._at_once = AtOnce(VISITORS_COLUMNS, "answers to a visitor")
 
-    async def serve(self, state: GatewayState, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request for a battle.
+    async def close(self) -> None:
+        """Wait for what is not stored yet, a moment."""
+        await self._recorder.close(CLOSE_S)
+
+    def find(self, path: str) -> Serve | None:
+        """What serves POST requests to a path; `None`: this is none of ours."""
+        if path == PATH:
+            return self._begin
+        if retry := _RETRY.fullmatch(path):
+            return partial(self._retry, retry[1])
+        if stop := _STOP.fullmatch(path):
+            return partial(self._stop, stop[1], int(stop[2]))
+        return None
+
+    async def _begin(self, state: GatewayState, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request for a battle.
 
         Raises:
             AviaryError: it was refused; nothing was sent.
             ClientLeft: before its request was complete.
         """
-        key = state.identify(scope)
-        require(key, "user")
+        key = _caller(state, scope)
         check_length(scope["headers"], state.max_body_bytes)
         asked = read_asked(await read_body(receive, state.max_body_bytes))
-        address = scope.get("client")
-        self._limits.take(asked.session, str(address[0]) if address else "", monotonic())
+        if key is VISITOR and not asked.session:
+            raise InvalidRequest("Without a key a session is needed.", param="session")
+        self._limits.take(asked.session, _address(scope), monotonic())
         if asked.blind:
             secrets.SystemRandom().shuffle(asked.models)
         battle = Battle(
@@ -88,131 +112,120 @@ class Battles:
             task=asked.task,
             session=asked.session,
             key="" if key is None else key.id,
+            lineup=asked.lineup,
         )
-        leaving = Leaving(scope, receive)
-        try:
-            await self._stream(state, scope, asked, battle, send)
-        except asyncio.CancelledError:
-            if not leaving.left:
-                raise
-            leaving.swallow()
-        finally:
-            leaving.stop()
+        contest = Contest(state, scope, battle, range(len(battle.lineup)), self._recorder)
+        await self._run(key, (state, scope, receive, send), battle, contest, begins=True)
 
-    async def _stream(
-        self, state: GatewayState, scope: Scope, asked: AskedBattle, battle: Battle, send: Send
+    async def _retry(
+        self, identity: str, state: GatewayState, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Send the battle's events; when the client leaves, all its requests end."""
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    EVENT_STREAM,
-                    (b"cache-control", b"no-cache"),
-                    (b"x-accel-buffering", b"no"),
-                ],
-            }
-        )
-        events: asyncio.Queue[Event | None] = asyncio.Queue(MOST_EVENTS_AHEAD)
-        left = asyncio.Event()
-        running = asyncio.create_task(self._run(state, scope, asked, battle, (events, left)))
-        try:
-            while await _send_events(events, send):
-                pass
-            await running
-        except BaseException:
-            left.set()
-            raise
-        finally:
-            await _finish(running, events)
+        """Serve a request to have columns answered once more."""
+        key = _caller(state, scope)
+        check_length(scope["headers"], SMALL_BODY_BYTES)
+        body = await read_body(receive, SMALL_BODY_BYTES)
+        self._limits.take("", _address(scope), monotonic())
+        found = await self._find(state, identity)
+        battle = found.battle
+        asked = read_retry(body, battle)
+        self._limits.take(asked.session, "", monotonic())
+        if found.votes:
+            raise AlreadyVoted("The battle was voted on: its answers stay.", param="battle")
+        contest = Contest(state, scope, battle, asked.columns, self._recorder)
+        await self._run(key, (state, scope, receive, send), battle, contest, begins=False)
 
     async def _run(
         self,
+        key: KeyView | None,
+        request: tuple[GatewayState, Scope, Receive, Send],
+        battle: Battle,
+        contest: Contest,
+        *,
+        begins: bool,
+    ) -> None:
+        """Let columns run while the client listens."""
+        state, scope, receive, send = request
+        names = []
+        if key is VISITOR:
+            network = network_of(_address(scope))
+            names = [network and f"address {network}", f"session {battle.session}"]
+        running = state.battles.hold(battle.id, battle.session, contest.columns)
+        with self._at_once.hold(names, len(contest.columns)), running:
+            if begins:
+                contest.keep_beginning()
+            leaving = Leaving(scope, receive)
+            try:
+                await contest.stream(send)
+            except asyncio.CancelledError:
+                if not leaving.left:
+                    raise
+                leaving.swallow()
+            finally:
+                leaving.stop()
+
+    async def _stop(
+        self,
+        identity: str,
+        column: int,
         state: GatewayState,
         scope: Scope,
-        asked: AskedBattle,
-        battle: Battle,
-        link: tuple[asyncio.Queue[Event | None], asyncio.Event],
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Have all columns answered, store the battle, and put an end to its events."""
-        events, left = link
-        began = perf_counter()
+        """Serve a request to stop a column, wherever it runs."""
+        _caller(state, scope)
+        check_length(scope["headers"], SMALL_BODY_BYTES)
+        session = read_stop(await read_body(receive, SMALL_BODY_BYTES)).session
+        self._stops.take(session, _address(scope), monotonic())
+        stop = Stop(identity, column, session)
+        if not state.battles.stop(stop):
+            await _ask(state, self._control, "POST", STOPS_PATH, msgspec.json.encode(stop))
+        await send_json(send, 202, {})
 
-        def teller(number: int) -> Callable[[Event], Awaitable[None]]:
-            async def tell(event: Event) -> None:
-                at_ms = round((perf_counter() - began) * 1000.0, 3)
-                await events.put({"column": number, "at_ms": at_ms, **event})
+    async def _find(self, state: GatewayState, identity: str) -> Found:
+        """The stored battle.
 
-            return tell
-
-        first = {"kind": "battle", "battle": battle.id, "blind": battle.blind}
-        await events.put({**first, "columns": len(asked.models)})
-        works: list[Awaitable[BattleAnswer]] = []
-        for number, one in enumerate(asked.models):
-            column = Column(
-                number, one.model, one.parameters, blind=battle.blind, tell=teller(number)
-            )
-            request = (f"{battle.id}:{number}".encode(), asked.body_of(one))
-            works.append(column.run(state, scope, request, left))
-        try:
-            answers = await asyncio.gather(*works)
-            if not left.is_set():
-                whole = replace(battle, answers=tuple(answers))
-                await events.put({"kind": "stored", **await self._store(state, whole)})
-        except Exception as error:
-            log.exception("battle failed", battle=battle.id)
-            await events.put({"kind": "stored", "stored": False, "error": type(error).__name__})
-        finally:
-            await events.put(None)
-
-    async def _store(self, state: GatewayState, battle: Battle) -> Event:
-        """Have the battle stored; what is told of that."""
-        try:
-            async with asyncio.timeout(STORE_S):
-                response = await state.client.request(
-                    self._control,
-                    "POST",
-                    BATTLES_PATH,
-                    [(TOKEN_HEADER, state.token), (b"content-type", b"application/json")],
-                    msgspec.json.encode(battle),
-                    silence_s=STORE_S,
-                )
-                try:
-                    body = await response.read_all(ANSWER_LIMIT_BYTES)
-                finally:
-                    response.close()
-            if response.status != 200:
-                raise StoreError(f"HTTP {response.status}: {body[:200]!r}")
-        except (WireError, TimeoutError, AviaryError) as error:
-            log.warning("battle not stored", battle=battle.id, error=str(error))
-            return {"stored": False}
-        return {"stored": True}
+        Raises:
+            RouteMissing: there is none.
+            Unavailable: the control process does not answer.
+        """
+        path = f"{BATTLES_PATH}/{identity}"
+        status, body = await _ask(state, self._control, "GET", path)
+        if status == 404:
+            raise RouteMissing(f"There is no battle {identity!r}.", param="battle")
+        return _found.decode(body)
 
 
-async def _send_events(events: asyncio.Queue[Event | None], send: Send) -> bool:
-    """Send all events that are there, at least one; says whether more will come."""
+def _caller(state: GatewayState, scope: Scope) -> KeyView | None:
+    key = state.identify_or_welcome(scope)
+    require(key, "visitor")
+    return key
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+async def _ask(
+    state: GatewayState, control: Target, method: str, path: str, body: bytes = b""
+) -> tuple[int, bytes]:
+    """Ask the control process; the status, which is 200 or 404, and what it says.
+
+    Raises:
+        Unavailable: it does not answer, or not well.
+    """
+    client: Client = state.client
+    headers = [(TOKEN_HEADER, state.token), (b"content-type", b"application/json")]
     try:
-        async with asyncio.timeout(HEARTBEAT_S):
-            event = await events.get()
-    except TimeoutError:
-        await send({"type": "http.response.body", "body": b": \n\n", "more_body": True})
-        return True
-    pieces: list[bytes] = []
-    while event is not None:
-        pieces.append(encode_event(event))
-        if events.empty():
-            break
-        event = events.get_nowait()
-    going_on = event is not None
-    body = b"".join(pieces)
-    await send({"type": "http.response.body", "body": body, "more_body": going_on})
-    return going_on
-
-
-async def _finish(running: asyncio.Task[None], events: asyncio.Queue[Event | None]) -> None:
-    """Wait for a battle's end, and throw away what nobody reads any more."""
-    while not running.done():
-        while not events.empty():
-            events.get_nowait()
-        await asyncio.wait([running], timeout=0.01)
+        async with asyncio.timeout(ASK_S):
+            response = await client.request(control, method, path, headers, body, silence_s=ASK_S)
+            try:
+                data = await response.read_all(BATTLE_LIMIT_BYTES)
+            finally:
+                response.close()
+    except (WireError, TimeoutError) as error:
+        raise Unavailable(f"The control process does not answer: {error}.") from error
+    if response.status not in (200, 404):
+        raise Unavailable(f"The control process answered {response.status}.")
+    return response.status, data

@@ -17,9 +17,10 @@ import msgspec
 
 from aviary.core.errors import AviaryError, EngineError
 from aviary.core.ports import RequestRecord
-from aviary.core.preference import BattleAnswer
+from aviary.core.preference import BattleAnswer, Contestant
 from aviary.core.states import ModelState, ModelView, ReplicaState
 from aviary.gateway.exchange import Exchange, GatewayState
+from aviary.gateway.record import CLIENT_LEFT_STATUS
 from aviary.wire.asgi import Message, Scope, find_header
 from aviary.wire.sse import payload, split_events
 
@@ -30,6 +31,10 @@ PASSED: Final = frozenset({b"authorization", b"x-api-key", b"host", b"origin"})
 
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 """Takes an event's kind and content; waits while the client cannot take more."""
+Keep = Callable[[BattleAnswer], Awaitable[None]]
+"""Has the answer stored."""
+STOPPED: Final = "stopped"
+"""Finish reason of what a person stopped; of an answer without text the error."""
 
 
 class _Delta(msgspec.Struct):
@@ -69,13 +74,16 @@ class Column:
     """
 
     def __init__(
-        self, number: int, model: str, parameters: dict[str, Any], *, blind: bool, tell: Tell
+        self, number: int, contestant: Contestant, *, blind: bool, tell: Tell, keep: Keep
     ) -> None:
         self.number = number
-        self.model = model
-        self._parameters = parameters
+        self.model = contestant.model
+        self._parameters = contestant.parameters
         self._blind = blind
         self._tell = tell
+        self._keep = keep
+        self._gone = asyncio.Event()
+        self._stopped = False
         self._pieces: list[str] = []
         self._finish = ""
         self._error: _Error | None = None
@@ -89,15 +97,13 @@ class Column:
         state: GatewayState,
         scope: Scope,
         request: tuple[bytes, dict[str, Any]],
-        left: asyncio.Event,
-    ) -> BattleAnswer:
+    ) -> None:
         """Have it answered; an error is told as an event and kept in the answer.
 
         Args:
             state: The worker's state.
             scope: The battle's request, whose client and key this is.
             request: The id of the request, and its body.
-            left: Set when the client has left: the request is then cancelled.
         """
         identity, fields = request
         view = _view(state, self.model)
@@ -111,7 +117,7 @@ class Column:
             if not given:
                 given = True
                 return {"type": "http.request", "body": body, "more_body": False}
-            await left.wait()
+            await self._gone.wait()
             return {"type": "http.disconnect"}
 
         def record(made: RequestRecord) -> None:
@@ -131,12 +137,23 @@ class Column:
         waiting = asyncio.create_task(self._tell_of_waiting(state))
         try:
             own = replace(state, record=record)
-            await Exchange(own, CHAT, inner, receive, self._send).run(inner)
+            await Exchange(own, CHAT, inner, receive, self._send, visitors=True).run(inner)
         finally:
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
-        return await self._end("" if view is None else view.spec_hash)
+        if self._stopped or not self._cut_short(self._record):
+            await self._end("" if view is None else view.spec_hash)
+
+    def leave(self) -> None:
+        """The client has left: end the request, keep nothing of it."""
+        self._gone.set()
+
+    def stop(self) -> None:
+        """End the request; what it has is its answer."""
+        if not self._gone.is_set():
+            self._stopped = True
+            self._gone.set()
 
     async def _send(self, message: Message) -> None:
         """Take a piece of the answer, as an ASGI server would."""
@@ -170,8 +187,8 @@ class Column:
         if thoughts:
             await self._tell({"kind": "reasoning", "text": "".join(thoughts)})
         if text:
-            self._pieces.extend(text)
             await self._tell({"kind": "text", "text": "".join(text)})
+            self._pieces.extend(text)  # after it: a stop may come while the client does not read
 
     def _read(self, data: bytes) -> _Chunk:
         """A chunk, or a document that is an error; what is neither counts as nothing."""
@@ -197,10 +214,16 @@ class Column:
                     await self._tell(dict(news))
             await asyncio.sleep(WAITING_EVERY_S)
 
-    async def _end(self, spec_hash: str) -> BattleAnswer:
+    async def _end(self, spec_hash: str) -> None:
         record = self._record
         ended = perf_counter()
         failed = self._failure(record)
+        stopped = self._cut_short(record)
+        if stopped:
+            self._finish = STOPPED
+        code = "" if failed is None else str(failed.code or EngineError.code)
+        if stopped and not self._pieces:
+            code = STOPPED  # there is nothing to vote on
         answer = BattleAnswer(
             column=self.number,
             model=self.model,
@@ -213,8 +236,9 @@ class Column:
             prompt_tokens=None if record is None else record.prompt_tokens,
             completion_tokens=None if record is None else record.completion_tokens,
             cost_usd=None if record is None else record.cost_usd,
-            error="" if failed is None else str(failed.code or EngineError.code),
+            error=code,
         )
+        await self._keep(answer)
         if failed is None:
             await self._tell({"kind": "end", **figures(answer)})
         else:
@@ -222,12 +246,22 @@ class Column:
             message = "This model did not answer." if self._blind else failed.message
             told = {"code": answer.error, "message": message, "retryable": failed.retryable}
             await self._tell({"kind": "error", "error": told})
-        return answer
+
+    def _cut_short(self, record: RequestRecord | None) -> bool:
+        """Whether the person's leaving or stop is what ended it."""
+        return (
+            self._gone.is_set()
+            and self._error is None
+            and record is not None
+            and record.status == CLIENT_LEFT_STATUS
+        )
 
     def _failure(self, record: RequestRecord | None) -> _Error | None:
         """What went wrong, if anything did."""
         if self._error is not None:
             return self._error
+        if self._cut_short(record):
+            return None
         if record is not None and record.error:
             return _Error("The answer broke off.", record.error)
         if record is None or record.status != 200:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from aviary.auth.hosts import HostGuard
-from aviary.auth.keys import KeyRing
+from aviary.auth.keys import VISITOR, KeyRing
 from aviary.core.errors import AviaryError, Crashed, EngineError, TimedOut
 from aviary.core.ports import RequestRecord
 from aviary.core.states import KeyView
@@ -24,6 +24,7 @@ from aviary.gateway.answering import Answer, ReplicaDied
 from aviary.gateway.asked import check_length, peek, request_id
 from aviary.gateway.metrics import Metrics
 from aviary.gateway.record import CLIENT_LEFT_STATUS, Note
+from aviary.gateway.running import RunningBattles
 from aviary.routing.balancer import Endpoint, eject, restore, take_report
 from aviary.routing.table import Route, Table
 from aviary.wire.asgi import (
@@ -67,6 +68,7 @@ class GatewayState:
         max_body_bytes: Largest request body.
         guard: Checks who is meant by a request while there are no keys; `None`: nobody checks.
         metrics: Metrics by model.
+        battles: Those that run now.
     """
 
     table: Table
@@ -77,6 +79,7 @@ class GatewayState:
     max_body_bytes: int
     guard: HostGuard | None = None
     metrics: dict[str, Metrics] = field(default_factory=dict)
+    battles: RunningBattles = field(default_factory=RunningBattles)
 
     def check_hosts(self, scope: Scope) -> None:
         """While there are no keys, refuse what strangers' web pages send through a browser here.
@@ -99,6 +102,18 @@ class GatewayState:
             find_header(headers, b"authorization"), find_header(headers, b"x-api-key")
         )
 
+    def identify_or_welcome(self, scope: Scope) -> KeyView | None:
+        """Whose request it is, on routes that visitors may use: `VISITOR` when no key was sent.
+
+        Raises:
+            NotAuthorized: the key is not good, or there is none and visitors are not welcome.
+        """
+        headers = scope["headers"]
+        sent = any(find_header(headers, name) for name in (b"authorization", b"x-api-key"))
+        if sent or self.ring.is_open or self.ring.is_locked or not self.table.snapshot.visitors:
+            return self.identify(scope)
+        return VISITOR
+
     def metrics_of(self, model: str) -> Metrics:
         """The model's metrics in this worker."""
         metrics = self.metrics.get(model)
@@ -116,7 +131,16 @@ class GatewayState:
 
 
 class Exchange:
-    """One generation request and its answer."""
+    """One generation request and its answer.
+
+    Args:
+        state: The worker's state.
+        path: OpenAI route.
+        scope: The request.
+        receive: Its body, then the client's leaving.
+        send: Takes the answer.
+        visitors: Whether it may come without a key where visitors are welcome.
+    """
 
     __slots__ = (
         "_answer",
@@ -129,12 +153,21 @@ class Exchange:
         "_receive",
         "_send",
         "_state",
+        "_visitors",
     )
 
     def __init__(
-        self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
+        self,
+        state: GatewayState,
+        path: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        visitors: bool = False,
     ) -> None:
         self._state = state
+        self._visitors = visitors
         self._path = path
         self._receive = receive
         self._send = send
@@ -151,8 +184,9 @@ class Exchange:
         state, note = self._state, self._note
         try:
             state.check_hosts(scope)
-            note.key = state.identify(scope)
-            if note.key is None:
+            welcome = state.identify_or_welcome if self._visitors else state.identify
+            note.key = welcome(scope)
+            if note.key is None or not note.key.id:
                 note.client = pseudonym(client_of(None, scope), state.token)
             self._client = client_of(note.key, scope)
             check_length(scope["headers"], state.max_body_bytes)
@@ -308,7 +342,7 @@ class Exchange:
 
 def client_of(key: KeyView | None, scope: Scope) -> bytes:
     """Whose request it is, as replicas are told: the key's id, without keys the address."""
-    if key is not None:
+    if key is not None and key.id:
         return key.id.encode()
     address = scope.get("client")
     return str(address[0]).encode("ascii", "replace") if address else b""

@@ -1,4 +1,4 @@
-"""A worker's line to the control plane: the stream of snapshots."""
+"""A worker's line to the control plane: the stream of snapshots, with wishes to stop a column."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import msgspec
 import structlog
 
 from aviary.core.errors import NotAuthorized
+from aviary.core.preference import Stop
 from aviary.core.states import Snapshot
 from aviary.wire.asgi import SNAPSHOTS_PATH, TOKEN_HEADER
 from aviary.wire.client import Client, Target, UpstreamLost, WireError
+from aviary.wire.feedlines import STOP, read_stop_line
 
 log = structlog.get_logger()
 
@@ -22,16 +24,26 @@ SILENCE_S = 15.0
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
 
 
+def _ignore(stop: Stop) -> None:
+    """For who runs no battles."""
+
+
 async def follow_snapshots(
-    client: Client, control: Target, token: bytes, take: Callable[[Snapshot], None]
+    client: Client,
+    control: Target,
+    token: bytes,
+    take: Callable[[Snapshot], None],
+    stop: Callable[[Stop], object] = _ignore,
 ) -> None:
     """Hand every snapshot of the control plane to `take`, for ever; reconnect when cut.
+
+    Wishes to stop a column go to `stop`.
 
     While the control plane cannot be reached, the worker goes on with what it has.
     """
     while True:
         try:
-            await _follow_once(client, control, token, take)
+            await _follow_once(client, control, token, take, stop)
         except WireError as error:
             log.debug("no line to the control plane", error=str(error))
         except Exception:  # whatever it was, keys and endpoints must go on being followed
@@ -80,7 +92,11 @@ def kept_snapshot(path: Path) -> Snapshot:
 
 
 async def _follow_once(
-    client: Client, control: Target, token: bytes, take: Callable[[Snapshot], None]
+    client: Client,
+    control: Target,
+    token: bytes,
+    take: Callable[[Snapshot], None],
+    stop: Callable[[Stop], object],
 ) -> None:
     headers = [(TOKEN_HEADER, token)]
     response = await client.request(control, "GET", SNAPSHOTS_PATH, headers, silence_s=SILENCE_S)
@@ -93,7 +109,9 @@ async def _follow_once(
             if len(rest) > LINE_LIMIT_BYTES:
                 raise UpstreamLost("a snapshot is absurdly large", sent=True)
             for line in lines:
-                if line:
+                if line.startswith(STOP):
+                    stop(read_stop_line(line))
+                elif line:
                     take(msgspec.json.decode(line, type=Snapshot))
     finally:
         response.close()

@@ -22,12 +22,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    true,
 )
 
 DatabaseName = Literal["state", "requests"]
 
 HEADS: Final[dict[DatabaseName, str]] = {
-    "state": "0003_battles",
+    "state": "0004_progress",
     "requests": "0002_traffic",
 }
 """The newest revision of each database; equal to it, a database opens without loading alembic."""
@@ -109,6 +110,7 @@ battles = Table(
     Column("task", String(64), nullable=False),
     Column("session", String(64), nullable=False),
     Column("key", String(64), nullable=False),
+    Column("lineup", Text, nullable=False, server_default="[]"),  # JSON
     Index("ix_battles_created", "created"),
 )
 
@@ -128,6 +130,7 @@ battle_answers = Table(
     Column("completion_tokens", Integer),
     Column("cost_usd", Double),
     Column("error", String(64), nullable=False),
+    Column("stored", Double, nullable=False, server_default="0"),
 )
 
 votes = Table(
@@ -140,7 +143,18 @@ votes = Table(
     Column("reason", Text, nullable=False),
     Column("time", Double, nullable=False),
     Column("key", String(64), nullable=False),
+    Column("address", String(64), nullable=False, server_default=""),  # a keyed hash
+    Column("counted", Boolean, nullable=False, server_default=true()),
     Index("ix_votes_time", "time"),
+    Index("ix_votes_address_time", "address", "time"),
+)
+
+# Random bytes made once, as hex.
+secrets = Table(
+    "secrets",
+    state,
+    Column("name", String(64), primary_key=True),
+    Column("value", String(128), nullable=False),
 )
 
 # Columns are named as the fields of aviary.core.ports.RequestRecord, with the same units.

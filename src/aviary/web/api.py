@@ -26,7 +26,7 @@ from aviary.web.arena import add_arena
 from aviary.web.live import add_live
 from aviary.web.orders import add_orders
 from aviary.web.ports import Control, KeyRow
-from aviary.web.roles import ADMIN, is_admin
+from aviary.web.roles import ADMIN, ROLE, is_admin
 from aviary.web.specs import add_specs, spec_text
 from aviary.web.traffic import add_traffic
 
@@ -48,6 +48,18 @@ def make_router(control: Control) -> APIRouter:
     _add_keys(router, control)
     add_arena(router, control)
     add_traffic(router, control)
+
+    @router.get("/me")
+    async def me(request: Request) -> shapes.Me:
+        """Who asks, and what this Aviary lets people without a key do."""
+        snapshot = control.fleet.snapshot
+        return shapes.Me.model_validate(
+            {
+                "role": request.headers.get(ROLE),
+                "keys": bool(snapshot.keys),
+                "visitors": snapshot.visitors,
+            }
+        )
 
     @router.get("/status")
     async def status() -> shapes.Status:

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 import msgspec
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -23,7 +24,7 @@ from aviary.core.states import Snapshot
 from aviary.fleet.activity import Use
 from aviary.version import __version__
 from aviary.web.api import make_router
-from aviary.web.arena import store_battle
+from aviary.web.battles import find_battle, keep_progress, read_stop
 from aviary.web.openapi import describe_openai_routes
 from aviary.web.ports import Control
 from aviary.wire.asgi import (
@@ -31,6 +32,7 @@ from aviary.wire.asgi import (
     BATTLES_PATH,
     ROLE_HEADER,
     SNAPSHOTS_PATH,
+    STOPS_PATH,
     TOKEN_HEADER,
     Receive,
     Scope,
@@ -42,8 +44,13 @@ from aviary.wire.asgi import (
     send_error,
     send_json,
 )
+from aviary.wire.feedlines import stop_line
 
+log = structlog.get_logger()
+
+INTERNAL = "/internal/"
 HEARTBEAT_S = 5.0
+MOST_LINES_AHEAD = 1024
 ACTIVITY_LIMIT_BYTES = 4 * 1024 * 1024
 SWAGGER = {
     "swagger-ui-bundle.js": "application/javascript",
@@ -66,6 +73,7 @@ class ControlApp:
         self._control = control
         self._token = token.encode()
         self._web = make_web(control)
+        self._told: dict[object, asyncio.Queue[bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -75,26 +83,44 @@ class ControlApp:
         token = find_header(scope["headers"], TOKEN_HEADER) or b""
         if not hmac.compare_digest(token, self._token):
             await send_error(send, NotAuthorized("Only gateways of this Aviary are answered."))
-        elif scope["path"] in (SNAPSHOTS_PATH, ACTIVITY_PATH, BATTLES_PATH):
+        elif scope["path"].startswith(INTERNAL):
             if find_header(scope["headers"], ROLE_HEADER) is not None:
                 await send_error(send, RouteMissing("This is not for clients."))
-            elif scope["path"] == SNAPSHOTS_PATH:
-                await self._snapshots(receive, send)
-            elif scope["path"] == BATTLES_PATH:
-                await self._battle(receive, send)
             else:
-                await self._activity(receive, send)
+                await self._internal(scope["path"], receive, send)
         else:
             await self._web(scope, receive, send)
 
-    async def _battle(self, receive: Receive, send: Send) -> None:
-        """Store a battle that a worker has run."""
-        try:
-            await store_battle(self._control.ballots, receive)
-        except AviaryError as error:
-            await send_error(send, error)
+    async def _internal(self, path: str, receive: Receive, send: Send) -> None:
+        """Serve what a worker asks on its own behalf."""
+        if path == SNAPSHOTS_PATH:
+            await self._snapshots(receive, send)
+        elif path == ACTIVITY_PATH:
+            await self._activity(receive, send)
         else:
+            try:
+                await self._battles(path, receive, send)
+            except AviaryError as error:
+                await send_error(send, error)
+
+    async def _battles(self, path: str, receive: Receive, send: Send) -> None:
+        """Store what battles have come to, show one, or have a column stopped."""
+        ballots = self._control.ballots
+        if path == BATTLES_PATH:
+            await send_json(send, 200, await keep_progress(ballots, receive))
+        elif path.startswith(f"{BATTLES_PATH}/"):
+            found = await find_battle(ballots, path.removeprefix(f"{BATTLES_PATH}/"))
+            await send_json(send, 200, found)
+        elif path == STOPS_PATH:
+            line = stop_line(await read_stop(receive))
+            for told in self._told.values():
+                if told.full():
+                    log.warning("a gateway worker does not read its feed")
+                else:
+                    told.put_nowait(line)
             await send_json(send, 200, {})
+        else:
+            raise RouteMissing("There is nothing.")
 
     async def _activity(self, receive: Receive, send: Send) -> None:
         """Take a worker's report of its requests."""
@@ -108,7 +134,10 @@ class ControlApp:
         await send_json(send, 200, {})
 
     async def _snapshots(self, receive: Receive, send: Send) -> None:
-        """One JSON line a snapshot, as they change; an empty line as a sign of life."""
+        """One JSON line a snapshot, as they change, and what else workers shall know at once.
+
+        An empty line is a sign of life.
+        """
         await receive()
         left = asyncio.ensure_future(receive())
         await send(
@@ -120,12 +149,15 @@ class ControlApp:
         )
         generation = -1
         news: asyncio.Future[Snapshot] | None = None
+        told: asyncio.Queue[bytes] = asyncio.Queue(MOST_LINES_AHEAD)
+        self._told[left] = told
+        said: asyncio.Future[bytes] = asyncio.ensure_future(told.get())
         try:
             while not left.done():
                 if news is None:
                     waiting = self._control.fleet.next_snapshot(generation)
                     news = asyncio.ensure_future(waiting)
-                pending: list[asyncio.Future[Any]] = [news, left]
+                pending: list[asyncio.Future[Any]] = [news, left, said]
                 await asyncio.wait(
                     pending, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -134,11 +166,16 @@ class ControlApp:
                     snapshot, news = news.result(), None
                     generation = snapshot.generation
                     line = msgspec.json.encode(snapshot) + b"\n"
+                if said.done():
+                    line += said.result()
+                    said = asyncio.ensure_future(told.get())
                 await send({"type": "http.response.body", "body": line, "more_body": True})
                 self._control.fleet.delivered(left, generation)
         finally:
             self._control.fleet.delivered(left, None)
+            del self._told[left]
             left.cancel()
+            said.cancel()
             if news is not None:
                 news.cancel()
 

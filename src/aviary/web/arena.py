@@ -1,6 +1,6 @@
 """`/api`: stored battles, votes, the leaderboard, and the choice of a model by it.
 
-Battles themselves run in the gateway workers, which hand them over at their end (`store_battle`).
+Battles themselves run in the gateway workers, which hand over what comes of them.
 """
 
 from __future__ import annotations
@@ -11,52 +11,43 @@ import time
 from time import monotonic
 from typing import Annotated, Final
 
-import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse
 
-from aviary.arena.leaderboard import Row, board, choose, since_of, to_csv
-from aviary.arena.ratings import rate
+from aviary.arena.leaderboard import choose, since_of, to_csv
+from aviary.auth.addresses import hash_address
 from aviary.auth.limits import Limits
-from aviary.core.errors import InvalidRequest, ModelNotFound, RouteMissing
-from aviary.core.preference import Ballots, Battle, Vote
+from aviary.core.errors import ModelNotFound, RouteMissing
+from aviary.core.preference import COUNTED_A_BATTLE, COUNTED_A_DAY, Vote
 from aviary.core.states import ModelState
 from aviary.web import arena_shapes as shapes
 from aviary.web.ports import Control
-from aviary.web.roles import KEY
-from aviary.wire.asgi import ADDRESS_HEADER, Receive, read_body
+from aviary.web.roles import ADMIN, KEY
+from aviary.web.standings import Standings
+from aviary.wire.asgi import ADDRESS_HEADER
 
-BATTLE_LIMIT_BYTES: Final = 128 * 1024 * 1024
 VOTES_A_SESSION_PER_MINUTE: Final = 30
 VOTES_AN_ADDRESS_PER_MINUTE: Final = 120
-CHOICE_PERIOD_S: Final = 86_400.0
+CHOICE_PERIOD: Final = "24h"
 """Choices look at answers of the last day, and at votes of all times."""
 
-_battle = msgspec.json.Decoder(Battle)
+MOST_VOTERS: Final = 200
+MANY_VOTES: Final = 20
+"""An address with so many votes is shown, whatever they are."""
+
 Name = Annotated[str | None, Query(max_length=256)]
-
-
-async def store_battle(ballots: Ballots, receive: Receive) -> None:
-    """Store a battle that a worker has run; durable when this returns.
-
-    Raises:
-        InvalidRequest: it is none.
-        StoreError: the database failed.
-    """
-    try:
-        battle = _battle.decode(await read_body(receive, BATTLE_LIMIT_BYTES))
-    except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"No battle: {error}") from None
-    await asyncio.to_thread(ballots.save, battle)
 
 
 def add_arena(router: APIRouter, control: Control) -> None:
     """Add the routes."""
-    _add_battles(router, control)
-    _add_leaderboard(router, control)
+    standings = Standings(control)
+    _add_battles(router, control, standings)
+    _add_abuse(router, control)
+    _add_leaderboard(router, control, standings)
 
 
-def _add_battles(router: APIRouter, control: Control) -> None:
+def _add_battles(router: APIRouter, control: Control, standings: Standings) -> None:
+    secret: list[bytes] = []
     limits = Limits(VOTES_A_SESSION_PER_MINUTE, VOTES_AN_ADDRESS_PER_MINUTE, "votes")
 
     async def shown(battle: str, session: str) -> shapes.StoredBattle:
@@ -76,7 +67,10 @@ def _add_battles(router: APIRouter, control: Control) -> None:
     @router.post("/votes")
     async def vote(new: shapes.NewVote, request: Request) -> shapes.StoredBattle:
         """Vote on a battle, or change the vote; stored for good when this answers."""
-        limits.take(new.session, request.headers.get(_ADDRESS, ""), monotonic())
+        address = request.headers.get(_ADDRESS, "")
+        limits.take(new.session, address, monotonic())
+        if not secret:
+            secret.append(await asyncio.to_thread(control.ballots.secret))
         cast = Vote(
             battle=new.battle,
             session=new.session,
@@ -85,22 +79,29 @@ def _add_battles(router: APIRouter, control: Control) -> None:
             reason=new.reason,
             time=time.time(),
             key=request.headers.get(KEY, ""),
+            address=hash_address(address, secret[0]),
         )
         await asyncio.to_thread(control.ballots.vote, cast)
+        standings.voted()
         return await shown(new.battle, new.session)
 
 
-def _add_leaderboard(router: APIRouter, control: Control) -> None:
-    async def rows(
-        votes_since: float, answers_since: float, task: str | None, tag: str | None
-    ) -> tuple[int, list[Row]]:
-        ballots = await asyncio.to_thread(control.ballots.ballots, votes_since, task)
-        ratings = await asyncio.to_thread(rate, ballots)
-        served = {view.id: view.tags for view in control.fleet.snapshot.models}
-        models = {*served, *(rating.model for rating in ratings)}
-        figures = await control.observed.figures(sorted(models), answers_since)
-        return len(ballots), board(ratings, figures, served, tag)
+def _add_abuse(router: APIRouter, control: Control) -> None:
+    @router.get("/votes/abuse", dependencies=ADMIN)
+    async def abuse(since: Annotated[str, Query(max_length=32)] = "7d") -> shapes.Abuse:
+        """Addresses that voted often, whose votes do not all count, or that favour one model."""
+        start = since_of(since, time.time())
+        found = await asyncio.to_thread(control.ballots.voters, start, MOST_VOTERS)
+        voters = [shapes.VotingAddress.of(voter) for voter in found]
+        return shapes.Abuse(
+            since=start,
+            counted_a_day=COUNTED_A_DAY,
+            counted_a_battle=COUNTED_A_BATTLE,
+            addresses=[v for v in voters if v.votes >= MANY_VOTES or v.not_counted or v.one_sided],
+        )
 
+
+def _add_leaderboard(router: APIRouter, control: Control, standings: Standings) -> None:
     @router.get("/leaderboard", response_model=shapes.Leaderboard)
     async def leaderboard(
         task: Name = None,
@@ -109,13 +110,15 @@ def _add_leaderboard(router: APIRouter, control: Control) -> None:
         format: shapes.Format = "json",  # noqa: A002
     ) -> shapes.Leaderboard | PlainTextResponse:
         """Quality by votes, speed and cost by the request log; `since` is `7d` or a unix time."""
-        start = since_of(since, time.time())
-        votes, found = await rows(start, start, task, tag)
+        votes, found = await standings.rows(since, since, time.time(), task, tag)
         if format == "csv":
             headers = {"content-disposition": 'attachment; filename="leaderboard.csv"'}
             return PlainTextResponse(to_csv(found), media_type="text/csv", headers=headers)
         return shapes.Leaderboard(
-            votes=votes, rows=[shapes.LeaderboardRow.of(row) for row in found]
+            votes=votes,
+            tasks=list(await standings.tasks()),
+            tags=standings.tags(),
+            rows=[shapes.LeaderboardRow.of(row) for row in found],
         )
 
     @router.post("/choose")
@@ -130,7 +133,7 @@ def _add_leaderboard(router: APIRouter, control: Control) -> None:
             for model in among
             if views[model].state is ModelState.READY and _answers(control, model)
         }
-        _, found = await rows(0.0, time.time() - CHOICE_PERIOD_S, None, None)
+        _, found = await standings.rows("", CHOICE_PERIOD, time.time(), None, None)
         model, why = choose(new.how, found, ready, secrets.choice)
         return shapes.Choice(model=model, how=new.how, why=why)
 

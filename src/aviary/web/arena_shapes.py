@@ -8,8 +8,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from aviary.arena.leaderboard import How, Row
-from aviary.core.preference import Battle, BattleAnswer, Verdict, Vote
+from aviary.core.preference import Battle, BattleAnswer, Verdict, Vote, Voter
 
+UNFINISHED = "unfinished"
+"""Error of a column of which no answer was stored."""
+SHOWN_HASH = 12
+ONE_SIDED_VOTES = 10
+ONE_SIDED_SHARE = 0.9
 Session = Field(min_length=1, max_length=64, description="A name that the browser made up.")
 
 
@@ -44,6 +49,7 @@ class AnswerColumn(BaseModel):
     model: str | None = Field(description="Null while the battle is blind to this session.")
     spec_hash: str | None
     parameters: dict[str, Any] | None
+    messages: list[dict[str, Any]] = Field(description="Its own turns before the battle's.")
     text: str
     finish_reason: str
     ttft_ms: float | None
@@ -51,12 +57,16 @@ class AnswerColumn(BaseModel):
     prompt_tokens: int | None
     completion_tokens: int | None
     cost_usd: float | None
-    error: str = Field(description="Code of the error; empty when the answer is whole.")
+    error: str = Field(
+        description="Code of the error; empty when the answer is whole; `unfinished`: none came."
+    )
 
     @classmethod
-    def of(cls, answer: BattleAnswer, *, named: bool) -> AnswerColumn:
+    def of(
+        cls, answer: BattleAnswer, *, named: bool, messages: list[dict[str, Any]]
+    ) -> AnswerColumn:
         """From the store's; without `named`, nothing that tells which model it is."""
-        shown = asdict(answer)
+        shown = asdict(answer) | {"messages": messages}
         if not named:
             shown |= {"model": None, "spec_hash": None, "parameters": None}
         return cls(**shown)
@@ -90,10 +100,67 @@ class StoredBattle(BaseModel):
             system=battle.system,
             blind=battle.blind,
             task=battle.task,
-            columns=[AnswerColumn.of(answer, named=named) for answer in battle.answers],
+            columns=_columns(battle, named=named),
             votes=counts,
             vote=None if mine is None else CastVote.of(mine),
         )
+
+
+def _columns(battle: Battle, *, named: bool) -> list[AnswerColumn]:
+    """All columns, also those that have not ended, or never will since their worker died."""
+    answers = {answer.column: answer for answer in battle.answers}
+    turns: dict[int, list[dict[str, Any]]] = {}
+    for number, contestant in enumerate(battle.lineup):
+        turns[number] = contestant.messages
+        if number not in answers:
+            answers[number] = BattleAnswer(
+                number, contestant.model, parameters=contestant.parameters, error=UNFINISHED
+            )
+    return [
+        AnswerColumn.of(answers[number], named=named, messages=turns.get(number, []))
+        for number in sorted(answers)
+    ]
+
+
+class VotingAddress(BaseModel):
+    """How an address has voted in a period."""
+
+    address: str = Field(description="Beginning of a keyed hash: tells addresses apart, no more.")
+    votes: int
+    not_counted: int = Field(description="Votes that ratings do not count.")
+    sessions: int
+    battles: int
+    favourite: str | None = Field(description="The model it called best most often.")
+    favourite_share: float | None = Field(description="Of its votes that named a best answer.")
+    one_sided: bool = Field(description="It called hardly any other model best.")
+    first: float = Field(description="Unix time in seconds.")
+    last: float
+
+    @classmethod
+    def of(cls, voter: Voter) -> VotingAddress:
+        """From the store's."""
+        share = voter.favourite_best / voter.best if voter.best else None
+        return cls(
+            address=voter.address[:SHOWN_HASH],
+            votes=voter.votes,
+            not_counted=voter.not_counted,
+            sessions=voter.sessions,
+            battles=voter.battles,
+            favourite=voter.favourite or None,
+            favourite_share=share,
+            one_sided=voter.best >= ONE_SIDED_VOTES and (share or 0.0) >= ONE_SIDED_SHARE,
+            first=voter.first,
+            last=voter.last,
+        )
+
+
+class Abuse(BaseModel):
+    """Addresses whose votes one should look at, those with most votes first."""
+
+    since: float = Field(description="Unix time in seconds.")
+    counted_a_day: int = Field(description="So many votes of an address count within 24 hours.")
+    counted_a_battle: int = Field(description="So many of them on the same battle.")
+    addresses: list[VotingAddress]
 
 
 class LeaderboardRow(BaseModel):
@@ -116,6 +183,7 @@ class LeaderboardRow(BaseModel):
     cost_per_million_tokens_usd: float | None
     answers: int = Field(description="How many answers speed and cost are made from.")
     last_seen: float | None = Field(description="Unix time in seconds.")
+    judge: float | None = Field(description="By judge models; null until there are evaluations.")
 
     @classmethod
     def of(cls, row: Row) -> LeaderboardRow:
@@ -127,6 +195,8 @@ class Leaderboard(BaseModel):
     """All models, the best first."""
 
     votes: int = Field(description="Votes in the period, those that found all bad included.")
+    tasks: list[str] = Field(description="Tasks of battles that were voted on, for `task`.")
+    tags: list[str] = Field(description="Tags of models that are served, for `tag`.")
     rows: list[LeaderboardRow]
 
 

@@ -95,6 +95,39 @@ _MODEL_PARAMETER = {
     "required": True,
     "schema": {"type": "string"},
 }
+
+
+def _in_path(name: str, kind: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
+
+
+def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _battle_events(summary: str, body: dict[str, Any], *in_path: str) -> dict[str, Any]:
+    return {
+        "post": {
+            "summary": summary,
+            "parameters": [_in_path(name, "string") for name in in_path],
+            "requestBody": _json_body(body),
+            "responses": {
+                "200": {
+                    "description": (
+                        "Server-sent events, each a JSON object with a `kind`: `battle` (its id) "
+                        "first; of each column `start`, `waiting`, `reasoning`, `text`, and at "
+                        "its end `end` or `error`; `stored` last."
+                    ),
+                    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                },
+                "4XX": _ERROR,
+                "5XX": _ERROR,
+            },
+        }
+    }
+
+
+_SESSION = {"type": "string", "maxLength": 64, "description": "The battle's session."}
 _BATTLE = {
     "type": "object",
     "required": ["models"],
@@ -114,6 +147,11 @@ _BATTLE = {
                         "type": "object",
                         "description": "Fields of `/v1/chat/completions`.",
                         "additionalProperties": True,
+                    },
+                    "messages": {
+                        "type": "array",
+                        "items": {"type": "object"},
+                        "description": "This column's own turns; the prompt comes after them.",
                     },
                 },
             },
@@ -142,18 +180,38 @@ PATHS: dict[str, Any] = {
         {"input": {"anyOf": [{"type": "string"}, {"type": "array"}]}},
         ["input"],
     ),
-    "/api/battles": {
+    "/api/battles": _battle_events(
+        "Ask several models the same; all their answers in one event stream.", _BATTLE
+    ),
+    "/api/battles/{battle}/retry": _battle_events(
+        "Ask columns of a battle once more; their answers replace the old ones.",
+        {
+            "type": "object",
+            "required": ["columns", "session"],
+            "additionalProperties": False,
+            "properties": {
+                "columns": {"type": "array", "minItems": 1, "items": {"type": "integer"}},
+                "session": _SESSION,
+            },
+        },
+        "battle",
+    ),
+    "/api/battles/{battle}/columns/{column}/stop": {
         "post": {
-            "summary": "Ask several models the same; all their answers in one event stream.",
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _BATTLE}}},
+            "summary": "Stop a column of a battle that runs; its text so far is its answer.",
+            "parameters": [_in_path("battle", "string"), _in_path("column", "integer")],
+            "requestBody": _json_body(
+                {
+                    "type": "object",
+                    "required": ["session"],
+                    "additionalProperties": False,
+                    "properties": {"session": _SESSION},
+                }
+            ),
             "responses": {
-                "200": {
-                    "description": (
-                        "Server-sent events, each a JSON object with a `kind`: `battle` (its id) "
-                        "first; of each column `start`, `waiting`, `reasoning`, `text`, and at "
-                        "its end `end` or `error`; `stored` last."
-                    ),
-                    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "202": {
+                    "description": "It will stop, if it runs and the battle is the session's.",
+                    "content": {"application/json": {"schema": {"type": "object"}}},
                 },
                 "4XX": _ERROR,
                 "5XX": _ERROR,

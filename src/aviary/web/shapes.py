@@ -12,6 +12,14 @@ from aviary.fleet.desired import OutcomeState
 from aviary.fleet.load import Load
 
 
+class Me(BaseModel):
+    """Who asks."""
+
+    role: Literal["admin", "user", "visitor"]
+    keys: bool = Field(description="Whether there are API keys; without any, everybody is admin.")
+    visitors: bool = Field(description="Whether one may compare and vote without a key.")
+
+
 class Replica(BaseModel):
     """One replica."""
 

@@ -289,7 +289,7 @@ def test_keys(fresh: Callable[..., Running]) -> None:
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"
         assert client.get("/v1/models").status_code == 401
-        assert client.get("/api/models").status_code == 401
+        assert client.get("/api/status").status_code == 401
         assert client.get("/metrics").status_code == 401
         assert client.get("/healthz").status_code == 200
         assert client.get("/metrics", headers=admin).status_code == 200
