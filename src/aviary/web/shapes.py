@@ -44,7 +44,10 @@ class Replica(BaseModel):
 
     @classmethod
     def of(cls, view: ReplicaView, load: Load | None, *, causes: bool) -> Replica:
-        """From the fleet's view and its own words; why it failed only with `causes`."""
+        """From the fleet's view and its own words.
+
+        Why it failed, and where in the operator's machines it runs, only with `causes`.
+        """
         load = load or Load()
         hidden = view.state is ReplicaState.FAILED and not causes
         return cls(
@@ -52,11 +55,11 @@ class Replica(BaseModel):
             state=view.state,
             detail="" if hidden else view.detail,
             progress=view.progress,
-            host=view.host,
-            port=view.port,
+            host=view.host if causes else "",
+            port=view.port if causes else 0,
             socket=view.socket if causes else "",
-            pid=view.pid,
-            node=view.node,
+            pid=view.pid if causes else 0,
+            node=view.node if causes else "",
             since=view.since,
             restarts=view.restarts,
             spec_hash=view.spec_hash,
