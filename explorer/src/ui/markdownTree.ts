@@ -11,16 +11,9 @@ const MOST_PARSED = 12_000;
 const MOST_DEPTH = 60;
 const DEEP = /(?:[>][ \t]*){24}|(?:(?:[-+*]|\d{1,9}[.)])[ \t]+){24}/;
 
-let parsed = 0;
-/** All characters that were parsed so far, for tests of what it costs. */
-export function parsedCharacters(): number {
-  return parsed;
-}
-
 /** The tree of one block, or null when it is to be shown as it is. */
 export function treeOf(block: string): Root | null {
   if (block.length > MOST_PARSED || DEEP.test(block)) return null;
-  parsed += block.length;
   try {
     const root = fromMarkdown(block, { extensions: SYNTAX, mdastExtensions: TREE });
     return tooDeep(root, 0) ? null : root;
