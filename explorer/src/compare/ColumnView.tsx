@@ -148,7 +148,7 @@ function Answer({ column }: { column: Column }) {
           <p>{column.reasoning}</p>
         </details>
       )}
-      <Markdown text={atOnce ? later : column.text} growing={running} />
+      {column.source !== "" && <Markdown text={atOnce ? later : column.text} growing={running} />}
       {column.phase === "done" && column.source === "" && (
         <p className="quiet">The answer is empty.</p>
       )}

@@ -140,6 +140,7 @@ export function Composer(props: {
         {turns.length > 0 && (
           <Button
             kind="plain"
+            label="New comparison"
             disabled={running}
             onClick={() => {
               clear();

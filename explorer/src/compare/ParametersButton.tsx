@@ -21,6 +21,7 @@ export function ParametersButton(props: { place: number; column: Contender; sync
   const { id, parameters } = column;
   const hint = useId();
   const summary = summaryOf(parameters);
+  const wrong = NUMBERS.find((name) => numberOf(name, parameters[name]) === undefined);
   return (
     <Popover.Root>
       <Popover.Trigger asChild>
@@ -68,8 +69,10 @@ export function ParametersButton(props: { place: number; column: Contender; sync
             </label>
           </div>
           <div className={styles.foot}>
-            <p id={hint} className="quiet">
-              {sync ? "For all columns." : "For this column."} Empty: the model's own.
+            <p id={hint} className={wrong ? styles.wrong : "quiet"}>
+              {wrong
+                ? `${LIMITS[wrong].label} is left out: it goes from ${LIMITS[wrong].min} to ${LIMITS[wrong].max}.`
+                : `${sync ? "For all columns." : "For this column."} Empty: the model's own.`}
             </p>
             <Button
               disabled={Object.values(parameters).every((value) => value === "")}

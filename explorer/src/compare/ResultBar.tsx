@@ -34,6 +34,7 @@ export function ResultBar(props: {
               <button
                 key={number}
                 type="button"
+                data-column={index + 1}
                 aria-label={`Vote for column ${index + 1}`}
                 title={column && battle ? nameOf(column, battle.blind) : undefined}
                 aria-pressed={chosen}

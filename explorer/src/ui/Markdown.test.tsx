@@ -1,7 +1,10 @@
 import { renderToStaticMarkup } from "react-dom/server";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { Markdown } from "./Markdown";
 import { append, EMPTY, fenced, type MarkdownText, parsedLength, whole } from "./markdownText";
+
+// Hostile texts take their time on a busy machine.
+vi.setConfig({ testTimeout: 30_000 });
 
 const html = (text: string) => renderToStaticMarkup(<Markdown text={whole(text)} />);
 
@@ -138,6 +141,24 @@ describe("growing text", () => {
     expect(blocks(text).length).toBeGreaterThan(2);
     expect(blocks(text).join("\n")).toBe(items.join("\n"));
     expect(html(items.join("\n")).match(/<li/g)?.length).toBe(200);
+  });
+
+  it("cuts long paragraphs and tables, however they arrive", () => {
+    const sentence = "A wren sings at dawn, and again at dusk. ".repeat(400);
+    const table = `| a | b |\n|---|---|\n${"| one | two |\n".repeat(900)}`;
+    for (const text of [
+      sentence,
+      "x".repeat(9_000),
+      `- a\n\n${sentence}\n\n${table}\nend`,
+      table,
+    ]) {
+      const cut = blocks(whole(text));
+      expect(Math.max(...cut.map((block) => block.length))).toBeLessThanOrEqual(4000);
+      expect(blocks(inPieces(text, [7]))).toEqual(cut);
+      expect(blocks(inPieces(text, [1000, 3]))).toEqual(cut);
+    }
+    expect(blocks(whole(sentence))[1]).toMatch(/^A wren/);
+    expect(html(table).match(/<td/g)?.length).toBe(1800);
   });
 
   const TEXTS: Record<string, (size: number) => string> = {

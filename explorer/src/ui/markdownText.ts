@@ -23,6 +23,8 @@ type Kind =
   | { readonly name: "list"; readonly indent: number; readonly size: number };
 
 const BLOCKS_A_PAGE = 24;
+/** A block longer than this goes on as another one, for a browser lays out each as a whole. */
+const LONG_BLOCK = 4000;
 /** A list longer than this goes on as another one, at an item. */
 const LONG_LIST = 1500;
 /** Characters after which it is clear whether a line begins a list item. */
@@ -43,6 +45,7 @@ const RAW: readonly (readonly [RegExp, RegExp])[] = [
   [/^ {0,3}<!\[CDATA\[/, /\]\]>/],
   [/^ {0,3}<![a-z]/i, />/],
 ];
+const TABLE = /^[^\n]*\|[^\n]*\n[ \t]*(?=[^\n]*\|)[|:\- \t]*-[|:\- \t]*\n/;
 const HTML = /^ {0,3}<\/?[a-z][^<>]*>?/i;
 
 /** The text with more of it. */
@@ -75,18 +78,20 @@ class Cutter {
 
   run(lines: boolean): void {
     if (lines) {
-      // `start` walks along the text; what is cut off is cut off once, at the end.
       let end = this.open.indexOf("\n", this.seen);
       while (end >= 0) {
-        const cut = this.take(this.open.slice(this.seen, end));
-        if (cut) end = this.cutAt(this.seen, end);
+        end -= this.leave(end);
+        for (let cut = this.cutLong(end); cut !== null; cut = this.cutLong(end)) end -= cut;
+        const line = this.open.slice(this.seen, end);
+        if (this.take(line)) end = this.cutAt(this.seen, end);
         this.seen = end + 1;
-        if (this.after) this.seen = this.cutAt(this.seen, this.seen);
+        if (this.after) this.cutAt(this.seen, 0);
         this.after = false;
         end = this.open.indexOf("\n", this.seen);
       }
     }
-    this.peek();
+    this.leave(this.open.length);
+    while (this.cutLong(this.open.length) !== null);
   }
 
   private after = false;
@@ -194,22 +199,60 @@ class Cutter {
     return false;
   }
 
-  /** Ends a list or indented code as soon as the line that is still written is clearly no part. */
-  private peek(): void {
+  /**
+   * Ends a list or indented code as soon as the line up to `end`, which may be still written, is
+   * clearly no part of it; returns how many characters that cut off.
+   */
+  private leave(end: number): number {
     const { name } = this.kind;
-    if (name !== "list" && name !== "indented") return;
+    if (name !== "list" && name !== "indented") return 0;
+    if (end - this.seen < CLEAR) return 0;
     const line = this.open.slice(this.seen, this.seen + CLEAR);
-    if (line.length < CLEAR || /^[ \t]/.test(line) || ITEM.test(line)) return;
-    if (FENCE.test(line) || HEADING.test(line) || line.startsWith("<")) return;
-    if (!/\n[ \t]*\n$/.test(this.open.slice(Math.max(0, this.seen - 80), this.seen))) return;
-    this.cutAt(this.seen, this.seen);
+    if (/^[ \t]/.test(line) || ITEM.test(line)) return 0;
+    if (FENCE.test(line) || HEADING.test(line) || line.startsWith("<")) return 0;
+    if (!this.afterBlank()) return 0;
+    const cut = this.seen;
+    this.cutAt(cut, cut);
     this.kind = NONE;
+    return cut;
+  }
+
+  private afterBlank(): boolean {
+    const before = this.open.slice(Math.max(0, this.seen - 80), this.seen);
+    return /\n[ \t]*\n$/.test(before);
+  }
+
+  /**
+   * Ends a block that would be too long with the line up to `end`: after a line, a sentence or a word;
+   * returns by how much shorter what is open is now. A table goes on under the same head.
+   */
+  private cutLong(end: number): number | null {
+    if (end <= LONG_BLOCK || this.kind.name === "fence" || this.kind.name === "list") return null;
+    const start = this.open.slice(0, LONG_BLOCK);
+    const after = (mark: string) => {
+      const at = start.lastIndexOf(mark);
+      return at < LONG_BLOCK / 2 ? 0 : at + mark.length;
+    };
+    const line = after("\n");
+    const position = line || after(". ") || after(" ") || LONG_BLOCK - (endsInHalf(start) ? 1 : 0);
+    const rows = line ? (TABLE.exec(start)?.[0] ?? "") : "";
+    const head = rows.length < LONG_BLOCK / 4 ? rows : "";
+    const seen = Math.max(0, this.seen - position);
+    this.cutAt(position, 0);
+    this.open = head + this.open;
+    this.seen = seen + head.length;
+    if (!line) this.kind = TEXT;
+    return position - head.length;
   }
 
   result(): MarkdownText {
     const { open, seen, kind } = this;
     return { ...this.from, pages: paged(this.from.pages, this.done), open, seen, kind };
   }
+}
+
+function endsInHalf(text: string): boolean {
+  return /[\uD800-\uDBFF]$/.test(text);
 }
 
 function listOf(item: RegExpExecArray): Kind {
