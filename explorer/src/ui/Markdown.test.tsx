@@ -128,6 +128,19 @@ describe("growing text", () => {
     expect(shown).toBe(renderToStaticMarkup(<Markdown text={uncut} />));
   });
 
+  it("needs no parser for plain prose", () => {
+    const prose = [
+      "Birds sing: why? (They do!)  ",
+      "Ein Satz, ein Wort; “so” – 10 %.",
+      "שלום עולם.",
+    ];
+    // A link at the end keeps the parser in.
+    for (const text of prose)
+      expect(html(text)).toBe(
+        html(`${text.trimEnd()}\n[](https://a.example)`).replace(/\n<a.*a>/, ""),
+      );
+  });
+
   it("cuts no code at its blank lines", () => {
     const code = "```js\na\n\n# b\n\n- c\n```";
     expect(blocks(whole(`x\n${code}\ny`)).filter(Boolean)).toEqual(["x", code, "y"]);

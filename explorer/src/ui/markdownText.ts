@@ -307,7 +307,7 @@ export function parsedLength(open: string, parsed: number): number {
   const grown = open.length - parsed;
   if (grown < 0) return open.length;
   if (grown === 0) return parsed;
-  if (parsed > 2000) return grown >= parsed ? open.length : parsed;
+  if (parsed > 1500) return grown >= parsed ? open.length : parsed;
   if (grown >= Math.max(12, parsed / 4)) return open.length;
   const line = open.indexOf("\n", parsed) >= 0;
   return line && grown >= parsed / 12 ? open.length : parsed;
