@@ -1,0 +1,77 @@
+import { keepPreviousData, queryOptions } from "@tanstack/react-query";
+import { getJson, type Schemas } from "../api/client";
+import type { LeaderboardSearch } from "./search";
+
+export type Row = Schemas["LeaderboardRow"] & { judge?: number | null };
+
+/** The leaderboard as the server tells it. */
+export interface Board {
+  votes: number;
+  rows: Row[];
+  tasks?: string[];
+  tags?: string[];
+}
+
+/** Where to ask for what `search` shows. */
+export function boardPath(search: LeaderboardSearch, format?: "csv"): string {
+  const query = new URLSearchParams();
+  if (search.tag) query.set("tag", search.tag);
+  if (search.task) query.set("task", search.task);
+  if (search.since) query.set("since", search.since);
+  if (format) query.set("format", format);
+  const asked = query.toString();
+  return `/api/leaderboard${asked ? `?${asked}` : ""}`;
+}
+
+export function board(search: LeaderboardSearch) {
+  const path = boardPath(search);
+  return queryOptions({
+    queryKey: ["leaderboard", path],
+    queryFn: ({ signal }) => getJson<Board>(path, signal),
+    refetchInterval: 15_000,
+    placeholderData: keepPreviousData,
+  });
+}
+
+/** The scale that all intervals share; null when nothing is rated. */
+export function ratingScale(rows: readonly Row[]): { low: number; high: number } | null {
+  const ends = rows.flatMap((row) =>
+    row.rating === null ? [] : [row.low ?? row.rating, row.high ?? row.rating],
+  );
+  if (ends.length === 0) return null;
+  const low = Math.min(...ends);
+  const high = Math.max(...ends);
+  return high - low < 1 ? { low: low - 1, high: high + 1 } : { low, high };
+}
+
+/** A place on a scale, in percent of its width. */
+export function place(value: number, scale: { low: number; high: number }): number {
+  return ((value - scale.low) / (scale.high - scale.low)) * 100;
+}
+
+/** A vote-abuse line's facts, whatever the server adds to them. */
+export interface Abuse {
+  addresses: AbusiveAddress[];
+}
+
+export interface AbusiveAddress {
+  /** The beginning of the address's keyed hash. */
+  address: string;
+  votes: number;
+  counted: number;
+  one_sided: boolean;
+}
+
+/** What an admin should know about votes that were left out; null when there is nothing. */
+export function abuseLine(abuse: Abuse): string | null {
+  const { addresses } = abuse;
+  if (addresses.length === 0) return null;
+  const left = addresses.reduce((sum, entry) => sum + entry.votes - entry.counted, 0);
+  const sided = addresses.filter((entry) => entry.one_sided).length;
+  const said = [
+    `${addresses.length === 1 ? "One address casts" : `${addresses.length} addresses cast`} many votes`,
+    left > 0 && `${left.toLocaleString("en-US")} of them were not counted`,
+    sided > 0 && `${sided} ${sided === 1 ? "favours" : "favour"} one model nearly always`,
+  ];
+  return `${said.filter(Boolean).join("; ")}.`;
+}
