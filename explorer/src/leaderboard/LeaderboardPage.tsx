@@ -6,7 +6,7 @@ import { getJson } from "../api/client";
 import { me } from "../api/queries";
 import { Page } from "../shell/Page";
 import { Button } from "../ui/Button";
-import { count } from "../ui/format";
+import { count, percent } from "../ui/format";
 import { Problem } from "../ui/Problem";
 import { Select } from "../ui/Select";
 import { BoardTable } from "./BoardTable";
@@ -116,13 +116,13 @@ function AbuseNote() {
       <TriangleAlert size={15} aria-hidden="true" />
       <details>
         <summary>{line}</summary>
-        <table aria-label="Addresses with many votes">
+        <table aria-label="Addresses that stand out">
           <thead>
             <tr>
               <th scope="col">Address</th>
               <th scope="col">Votes</th>
-              <th scope="col">Counted</th>
-              <th scope="col">One-sided</th>
+              <th scope="col">Not counted</th>
+              <th scope="col">Calls best most often</th>
             </tr>
           </thead>
           <tbody>
@@ -132,8 +132,11 @@ function AbuseNote() {
                   <code>{entry.address}</code>
                 </td>
                 <td>{count(entry.votes)}</td>
-                <td>{count(entry.counted)}</td>
-                <td>{entry.one_sided ? "yes" : "no"}</td>
+                <td>{count(entry.not_counted)}</td>
+                <td>
+                  {entry.favourite ?? "–"}
+                  {entry.favourite_share !== null && ` (${percent(entry.favourite_share)})`}
+                </td>
               </tr>
             ))}
           </tbody>

@@ -54,10 +54,16 @@ describe("figures of a column", () => {
 describe("vote abuse", () => {
   it("is told in a line, when there is some", () => {
     expect(abuseLine({ addresses: [] })).toBeNull();
-    expect(
-      abuseLine({ addresses: [{ address: "a", votes: 60, counted: 50, one_sided: true }] }),
-    ).toBe(
-      "One address casts many votes; 10 of them were not counted; 1 favours one model nearly always.",
+    const address = {
+      address: "a41f",
+      votes: 60,
+      not_counted: 10,
+      favourite: "m",
+      favourite_share: 0.98,
+      one_sided: true,
+    };
+    expect(abuseLine({ addresses: [address] })).toBe(
+      "In 7 days one address stands out; 10 votes were not counted; 1 favours one model nearly always.",
     );
   });
 });

@@ -49,7 +49,7 @@ export function place(value: number, scale: { low: number; high: number }): numb
   return ((value - scale.low) / (scale.high - scale.low)) * 100;
 }
 
-/** A vote-abuse line's facts, whatever the server adds to them. */
+/** Addresses whose votes one should look at. */
 export interface Abuse {
   addresses: AbusiveAddress[];
 }
@@ -58,19 +58,22 @@ export interface AbusiveAddress {
   /** The beginning of the address's keyed hash. */
   address: string;
   votes: number;
-  counted: number;
+  not_counted: number;
+  /** The model it called best most often, and in which share of its votes. */
+  favourite: string | null;
+  favourite_share: number | null;
   one_sided: boolean;
 }
 
-/** What an admin should know about votes that were left out; null when there is nothing. */
-export function abuseLine(abuse: Abuse): string | null {
-  const { addresses } = abuse;
+/** What an admin should know about votes of the last days; null when there is nothing. */
+export function abuseLine({ addresses }: Abuse): string | null {
   if (addresses.length === 0) return null;
-  const left = addresses.reduce((sum, entry) => sum + entry.votes - entry.counted, 0);
+  const left = addresses.reduce((sum, entry) => sum + entry.not_counted, 0);
   const sided = addresses.filter((entry) => entry.one_sided).length;
   const said = [
-    `${addresses.length === 1 ? "One address casts" : `${addresses.length} addresses cast`} many votes`,
-    left > 0 && `${left.toLocaleString("en-US")} of them were not counted`,
+    `In 7 days ${addresses.length === 1 ? "one address stands" : `${addresses.length} addresses stand`} out`,
+    left > 0 &&
+      `${left.toLocaleString("en-US")} ${left === 1 ? "vote was" : "votes were"} not counted`,
     sided > 0 && `${sided} ${sided === 1 ? "favours" : "favour"} one model nearly always`,
   ];
   return `${said.filter(Boolean).join("; ")}.`;
