@@ -24,6 +24,7 @@ describe("axes", () => {
     expect(axisFor([30, 90]).kind).toBe("linear");
     expect(axisFor([0, 30, 9000]).kind).toBe("linear");
     expect(axisFor([null, null]).domain).toEqual([0, 1]);
+    expect(axisFor([1, 2], 9, 1).ticks).toEqual([0, 1, 2]);
     expect(axisFor([7]).domain[1]).toBeGreaterThanOrEqual(7);
   });
 

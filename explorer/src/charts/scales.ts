@@ -14,9 +14,9 @@ export function roundStep(size: number): number {
 }
 
 /** An axis from a round number to a round number, in about `wanted` steps. */
-export function linearAxis(low: number, high: number, wanted = 4): Axis {
-  if (!(high > low)) return linearAxis(low, low + (Math.abs(low) || 1), wanted);
-  const step = roundStep((high - low) / wanted);
+export function linearAxis(low: number, high: number, wanted = 4, leastStep = 0): Axis {
+  if (!(high > low)) return linearAxis(low, low + (Math.abs(low) || 1), wanted, leastStep);
+  const step = Math.max(leastStep, roundStep((high - low) / wanted));
   const first = Math.floor(low / step + 1e-9);
   const last = Math.ceil(high / step - 1e-9);
   const ticks = Array.from(
@@ -42,22 +42,22 @@ export function logAxis(low: number, high: number): Axis {
   return {
     kind: "log",
     domain: [start, end],
-    ticks: fine.length <= 6 ? fine : marks([1]).filter(within),
+    ticks: fine.length <= 8 ? fine : marks([1]).filter(within),
   };
 }
 
 type Figure = number | null | undefined;
 
 /** An axis for `values`: from zero, or by powers of ten where they span decades. */
-export function axisFor(values: readonly Figure[], decades = 1.3): Axis {
+export function axisFor(values: readonly Figure[], decades = 1.3, leastStep = 0): Axis {
   const known = values.filter((value): value is number => value != null);
   const above = known.filter((value) => value > 0);
-  if (above.length === 0) return linearAxis(0, 1, 2);
+  if (above.length === 0) return linearAxis(0, 1, 2, leastStep);
   const [low, high] = [least(above), greatest(above)];
   const spans = Math.log10(high / low);
   return above.length === known.length && spans >= decades
     ? logAxis(low, high)
-    : linearAxis(0, high);
+    : linearAxis(0, high, 4, leastStep);
 }
 
 export function least(values: readonly number[]): number {
