@@ -10,7 +10,7 @@ import {
   YAxis,
 } from "recharts";
 import { Figure, type Mark } from "./Figure";
-import { type Axis, axisFor, moment, tickTime, timeTicks } from "./scales";
+import { type Axis, alone, axisFor, moment, tickTime, timeTicks } from "./scales";
 import { Tip } from "./Tip";
 
 export interface Series<T> extends Mark {
@@ -50,6 +50,13 @@ export function TimeChart<T extends { t: number }>(props: {
     );
     return axisFor(values, decades ? 1.3 : Number.POSITIVE_INFINITY, whole ? 1 : 0);
   }, [points, series, decades, whole]);
+  const lonely = useMemo(
+    () =>
+      Object.fromEntries(
+        series.map(({ key }) => [key, alone(points, (point) => point[key] as number | null)]),
+      ),
+    [points, series],
+  );
   const span = to - from;
   return (
     <Figure
@@ -142,12 +149,10 @@ export function TimeChart<T extends { t: number }>(props: {
                 type={stepped ? "stepAfter" : "linear"}
                 stroke={color}
                 strokeWidth={width ?? 1.5}
-                // A step between two without figures is a point: the cap makes it seen.
-                strokeLinecap="round"
                 {...(dash ? { strokeDasharray: dash } : {})}
                 isAnimationActive={false}
                 activeDot={{ r: 3, strokeWidth: 0, fill: color }}
-                dot={false}
+                dot={lonely[key]?.size ? dotsOf(lonely[key], color) : false}
               />
             ),
           )}
@@ -155,4 +160,14 @@ export function TimeChart<T extends { t: number }>(props: {
       </ResponsiveContainer>
     </Figure>
   );
+}
+
+/** Draws only the points that no line leads to. */
+function dotsOf<T>(lonely: ReadonlySet<T>, color: string) {
+  return ({ key, cx, cy, payload }: { key?: unknown; cx?: number; cy?: number; payload?: T }) =>
+    payload !== undefined && lonely.has(payload) ? (
+      <circle key={String(key)} cx={cx} cy={cy} r={2.5} fill={color} />
+    ) : (
+      <g key={String(key)} />
+    );
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { placeLabels } from "./labels";
-import { axisFor, linearAxis, logAxis, roundStep, tickTime, timeTicks } from "./scales";
+import { alone, axisFor, linearAxis, logAxis, roundStep, tickTime, timeTicks } from "./scales";
 
 describe("axes", () => {
   it("go in round steps", () => {
@@ -35,6 +35,13 @@ describe("axes", () => {
     const week = timeTicks(noon, noon + 7 * 86_400, 7).map((t) => tickTime(t, 7 * 86_400));
     expect(week).toEqual(["2 May", "3 May", "4 May", "5 May", "6 May", "7 May", "8 May"]);
     expect(timeTicks(noon, noon + 30 * 86_400, 6).length).toBeLessThanOrEqual(6);
+  });
+});
+
+describe("points without neighbours", () => {
+  it("are found, so that they can be seen", () => {
+    const points = [1, null, 3, 4, null, 6].map((v) => ({ v }));
+    expect([...alone(points, ({ v }) => v)].map(({ v }) => v)).toEqual([1, 6]);
   });
 });
 

@@ -60,6 +60,20 @@ export function axisFor(values: readonly Figure[], decades = 1.3, leastStep = 0)
     : linearAxis(0, high, 4, leastStep);
 }
 
+/** Of points in order, those with a figure between two without: no line leads to them. */
+export function alone<T>(points: readonly T[], of: (point: T) => Figure): Set<T> {
+  return new Set(
+    points.filter((point, index) => {
+      const [before, after] = [points[index - 1], points[index + 1]];
+      return (
+        of(point) != null &&
+        (before === undefined || of(before) == null) &&
+        (after === undefined || of(after) == null)
+      );
+    }),
+  );
+}
+
 export function least(values: readonly number[]): number {
   return values.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
 }

@@ -7,13 +7,17 @@ import type { FleetEvent } from "./shapes";
 
 const MOST_EVENTS = 500;
 
+/** In the order in which they came: a model's own events have no other number. */
+type Numbered = FleetEvent & { number: number };
+
 /** What happened to a model, the newest first, as it happens. */
 export function EventView({ model, admin }: { model: string; admin: boolean }) {
-  const [happened, setHappened] = useState<FleetEvent[]>([]);
+  const [happened, setHappened] = useState<Numbered[]>([]);
   const [trouble, setTrouble] = useState("");
 
   useEffect(() => {
     const ending = new AbortController();
+    let number = 0;
     const path = admin
       ? `/api/events?${new URLSearchParams({ model, limit: "100", follow: "true" })}`
       : `/api/models/${encodeURIComponent(model)}/events?history=100`;
@@ -22,7 +26,10 @@ export function EventView({ model, admin }: { model: string; admin: boolean }) {
         setTrouble("");
         setHappened([]);
       },
-      onItem: (event) => setHappened((before) => keepLast(before, [event], MOST_EVENTS)),
+      onItem: (event) => {
+        const came = { ...event, number: number++ };
+        setHappened((before) => keepLast(before, [came], MOST_EVENTS));
+      },
       onBreak: (error, final) =>
         setTrouble(final ? error.message : "The events broke off; trying again."),
     });
@@ -44,7 +51,7 @@ export function EventView({ model, admin }: { model: string; admin: boolean }) {
         {happened.length === 0 && <p className="quiet">Nothing has happened yet.</p>}
         <ol>
           {happened.toReversed().map((event) => (
-            <li key={event.seq}>
+            <li key={event.number}>
               <time dateTime={new Date(event.time * 1000).toISOString()}>
                 {moment(event.time, 1)}
               </time>

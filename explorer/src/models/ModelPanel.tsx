@@ -83,5 +83,5 @@ function Spec({ model }: { model: Model }) {
   });
   if (found.isError) return <Problem error={found.error} retry={() => void found.refetch()} />;
   if (!found.data) return <div className={styles.specSpace} aria-busy="true" />;
-  return <SpecEditor text={found.data.text ?? ""} />;
+  return <SpecEditor text={found.data.text ?? ""} served />;
 }

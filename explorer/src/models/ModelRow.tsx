@@ -26,7 +26,9 @@ export function ModelRow(props: {
   const { model, cost, admin, open, tab, columns, onOpen, onTab } = props;
   const panel = useId();
   const progress = startProgress(model);
-  const detail = model.detail || model.replicas.find((replica) => replica.detail)?.detail;
+  const detail =
+    model.detail ||
+    (model.state === "ready" ? "" : model.replicas.find((replica) => replica.detail)?.detail);
   return (
     <>
       <tr className={open ? styles.open : undefined}>

@@ -14,10 +14,10 @@ import { TextEditor, type TextEditorHandle } from "./TextEditor";
 export function SpecEditor(props: {
   /** The text to begin with; a newer one is offered when something was typed already. */
   text: string;
-  /** Once an applied spec is served. */
-  onServed?: () => void;
+  /** Is `text` what is served, and so becomes the applied one? */
+  served?: boolean;
 }) {
-  const { text: given, onServed } = props;
+  const { text: given, served } = props;
   const [edited, setEdited] = useState<string | null>(null);
   const [begun, setBegun] = useState(given);
   const [previewed, setPreviewed] = useState<Previewed | null>(null);
@@ -103,8 +103,7 @@ export function SpecEditor(props: {
           <ApplyOutcome
             id={applied.apply}
             onServed={() => {
-              setEdited(null);
-              onServed?.();
+              if (served) setEdited(null);
             }}
           />
         )}

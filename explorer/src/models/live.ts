@@ -1,6 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { ApiError } from "../api/client";
 import { me, models as polled } from "../api/queries";
 import { follow } from "./follow";
 import type { Live, Model } from "./shapes";
@@ -19,10 +18,10 @@ export interface Fleet {
 export function useFleet(): Fleet {
   const who = useQuery(me);
   const role = who.data?.role ?? (who.isError ? "visitor" : undefined);
-  const [refused, setRefused] = useState(false);
+  const [refused, setRefused] = useState<string | null>(null);
   const [live, setLive] = useState<Model[] | undefined>();
   const [connected, setConnected] = useState<boolean | null>(null);
-  const polling = refused || role === "visitor";
+  const polling = role !== undefined && (role === "visitor" || role === refused);
   const found = useQuery({ ...polled, enabled: polling });
 
   useEffect(() => {
@@ -33,9 +32,9 @@ export function useFleet(): Fleet {
         setLive(models);
         setConnected(true);
       },
-      onBreak: (error, final) => {
+      onBreak: (_, final) => {
         setConnected(false);
-        if (final && error instanceof ApiError) setRefused(true);
+        if (final) setRefused(role);
       },
     });
     return () => ending.abort();

@@ -66,7 +66,7 @@ export function Lengths(props: {
               );
             }}
           />
-          <Bar dataKey="count" fill={color} isAnimationActive={false} />
+          <Bar dataKey="count" fill={color} maxBarSize={72} isAnimationActive={false} />
         </BarChart>
       </ResponsiveContainer>
     </Figure>

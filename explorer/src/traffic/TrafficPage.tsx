@@ -95,12 +95,9 @@ export function TrafficPage() {
       ) : (
         <>
           {found.isError && <Problem error={found.error} retry={() => void found.refetch()} />}
-          <Totals totals={traffic?.totals} />
-          {traffic ? (
-            <Charts traffic={traffic} />
-          ) : (
-            <div className={styles.chartsSpace} aria-busy={found.isPending} />
-          )}
+          {!(found.isError && !traffic) && <Totals totals={traffic?.totals} />}
+          {traffic && <Charts traffic={traffic} />}
+          {found.isPending && <div className={styles.chartsSpace} aria-busy="true" />}
         </>
       )}
     </Page>
