@@ -6,8 +6,11 @@ import {
   lazyRouteComponent,
 } from "@tanstack/react-router";
 import { ComparePage } from "./compare/ComparePage";
+import { leaderboardSearch } from "./leaderboard/search";
+import { modelsSearch } from "./models/search";
 import { NotFound } from "./shell/NotFound";
 import { Shell } from "./shell/Shell";
+import { trafficSearch } from "./traffic/search";
 
 const root = createRootRouteWithContext<{ queries: QueryClient }>()({
   component: Shell,
@@ -25,16 +28,19 @@ const routes = [
   createRoute({
     getParentRoute: () => root,
     path: "/leaderboard",
+    validateSearch: leaderboardSearch,
     component: lazyRouteComponent(() => import("./leaderboard/LeaderboardPage"), "LeaderboardPage"),
   }),
   createRoute({
     getParentRoute: () => root,
     path: "/models",
+    validateSearch: modelsSearch,
     component: lazyRouteComponent(() => import("./models/ModelsPage"), "ModelsPage"),
   }),
   createRoute({
     getParentRoute: () => root,
     path: "/traffic",
+    validateSearch: trafficSearch,
     component: lazyRouteComponent(() => import("./traffic/TrafficPage"), "TrafficPage"),
   }),
 ];

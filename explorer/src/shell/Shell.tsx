@@ -25,7 +25,7 @@ export function Shell() {
         </Link>
         <nav className={styles.nav} aria-label="Pages">
           {PAGES.map(({ to, name, Icon }) => (
-            <Link key={to} to={to} activeOptions={{ exact: true }}>
+            <Link key={to} to={to} activeOptions={{ exact: true, includeSearch: false }}>
               <Icon aria-hidden="true" />
               {name}
             </Link>
