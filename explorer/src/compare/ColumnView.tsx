@@ -42,12 +42,15 @@ export const ColumnView = memo(function ColumnView(props: Props) {
   const { place, name, head, blank, note, column, past = [], prompt, best, onBest } = props;
   const scroller = useRef<HTMLDivElement>(null);
   const pinned = useRef(true);
+  const ran = useRef(false);
   const running = column !== null && isRunning(column);
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: what is shown is what moves the end.
   useLayoutEffect(() => {
     const box = scroller.current;
-    if (box && pinned.current && running) box.scrollTop = box.scrollHeight;
+    // The last piece comes with the end.
+    if (box && pinned.current && (running || ran.current)) box.scrollTop = box.scrollHeight;
+    ran.current = running;
   }, [column, running]);
 
   return (

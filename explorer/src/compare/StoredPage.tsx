@@ -5,16 +5,17 @@ import { client, data } from "../api/client";
 import { sessionName } from "../api/key";
 import { Page } from "../shell/Page";
 import { Button } from "../ui/Button";
+import { whole } from "../ui/markdownText";
 import { Problem } from "../ui/Problem";
 import columnStyles from "./Column.module.css";
 import { Columns } from "./Columns";
-import { ColumnView } from "./ColumnView";
+import { ColumnView, type Past } from "./ColumnView";
 import styles from "./Compare.module.css";
 import type { StoredBattle } from "./events";
 import { Help } from "./Help";
 import { ResultBar } from "./ResultBar";
 import { change } from "./settings";
-import { letter, mayVote, ofStored } from "./state";
+import { type Column, letter, mayVote, newColumn, ofStored } from "./state";
 import { useKeys } from "./useKeys";
 import { useVote } from "./useVote";
 import { Waterfall } from "./Waterfall";
@@ -80,6 +81,7 @@ function Stored(props: { stored: StoredBattle; onStored: (stored: StoredBattle) 
     role: String(message.role ?? "user"),
     text: textOf(message.content),
   }));
+  const pasts = useMemo(() => stored.columns.map(pastOfStored), [stored]);
   const votes = Object.values(stored.votes).reduce((sum, one) => sum + one, 0);
   return (
     <div className={styles.page}>
@@ -152,6 +154,8 @@ function Stored(props: { stored: StoredBattle; onStored: (stored: StoredBattle) 
               </>
             }
             column={column}
+            past={pasts[index]}
+            prompt={pasts[index]?.length ? asked.at(-1)?.text : undefined}
             best={best === column.number}
             onBest={open ? (number) => voting.cast("best", number) : undefined}
           />
@@ -171,6 +175,23 @@ function Stored(props: { stored: StoredBattle; onStored: (stored: StoredBattle) 
       <Help open={help} onOpenChange={setHelp} />
     </div>
   );
+}
+
+/** A column's own turns before the prompt. */
+function pastOfStored(answer: StoredBattle["columns"][number]): Past[] {
+  const { messages = [] } = answer as { messages?: { role?: unknown; content?: unknown }[] };
+  const past: Past[] = [];
+  for (const { role, content } of messages) {
+    const last = past.at(-1);
+    const text = textOf(content);
+    if (role === "assistant" && last) past[past.length - 1] = { ...last, column: said(text) };
+    else past.push({ prompt: text, column: null });
+  }
+  return past;
+}
+
+function said(text: string): Column {
+  return { ...newColumn(0, null), phase: "done", source: text, text: whole(text) };
 }
 
 /** A message's text; parts that are none are named. */

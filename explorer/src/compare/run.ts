@@ -53,6 +53,8 @@ let main: AbortController | null = null;
 let streams = 0;
 let retrying = 0;
 let wanted: number[] = [];
+/** What columns were before they were asked again, until that has begun. */
+const before = new Map<number, Column>();
 
 export function current(): Turn | null {
   return run.get().turns.at(-1) ?? null;
@@ -107,7 +109,7 @@ export function historyOf(turns: readonly Turn[], id: string): Message[] {
 /** Asks all columns. */
 export async function compare(settings: Settings, prompt: string): Promise<void> {
   if (current()?.battle.running) return;
-  const before = settings.multi ? run.get().turns : [];
+  const earlier = settings.multi ? run.get().turns : [];
   const columns = settings.columns.filter(({ model }) => model !== "");
   const models = columns.map(({ model }) => model);
   const turn: Turn = {
@@ -117,7 +119,8 @@ export async function compare(settings: Settings, prompt: string): Promise<void>
     models,
     vote: null,
   };
-  run.set(() => ({ turns: [...before, turn], problem: null }));
+  run.set(() => ({ turns: [...earlier, turn], problem: null }));
+  before.clear();
   queue = [];
   wanted = [];
   const aborted = new AbortController();
@@ -125,7 +128,7 @@ export async function compare(settings: Settings, prompt: string): Promise<void>
   const body = {
     prompt,
     models: columns.map(({ id, model, parameters }) => {
-      const messages = historyOf(before, id);
+      const messages = historyOf(earlier, id);
       const asked = { model, parameters: requestOf(parameters) };
       return messages.length > 0 ? { ...asked, messages } : asked;
     }),
@@ -138,7 +141,7 @@ export async function compare(settings: Settings, prompt: string): Promise<void>
   await follow("/api/battles", body, aborted.signal, owns, (error, heard) => {
     if (heard || aborted.signal.aborted) return;
     // It was refused as a whole: that is no column's fault.
-    run.set(() => ({ turns: before, problem: error }));
+    run.set(() => ({ turns: earlier, problem: error }));
   });
 }
 
@@ -240,6 +243,7 @@ export function retry(number: number): void {
       one.number === number ? newColumn(number, one.model, one.attempt + 1) : one,
     ),
   }));
+  before.set(number, column);
   wanted.push(number);
   nextRetry();
 }
@@ -255,7 +259,16 @@ function nextRetry(): void {
   const path = `/api/battles/${encodeURIComponent(battle.id)}/retry`;
   const owns = (column: Column) => attempts.get(column.number) === column.attempt;
   const { signal } = new AbortController();
-  void follow(path, body, signal, owns, () => undefined).finally(() => {
+  const refused = (error: Error, heard: boolean) => {
+    if (heard) return;
+    // Nothing was asked again, so the answers of before still stand.
+    changeBattle((now) => ({
+      ...now,
+      columns: now.columns.map((column) => (owns(column) && before.get(column.number)) || column),
+    }));
+    fail(error);
+  };
+  void follow(path, body, signal, owns, refused).finally(() => {
     retrying -= 1;
     nextRetry();
   });

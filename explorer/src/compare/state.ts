@@ -198,12 +198,13 @@ export function ofStored(stored: StoredBattle): Battle {
     stored: true,
     columns: stored.columns.map((answer) => ({
       ...newColumn(answer.column, answer.model),
-      phase: answer.error ? "error" : answer.finish_reason === "stopped" ? "stopped" : "done",
+      phase: phaseOf(answer),
       source: answer.text,
       text: whole(answer.text),
-      error: answer.error
-        ? { code: answer.error, message: "The answer broke off.", retryable: false }
-        : null,
+      error:
+        phaseOf(answer) === "error"
+          ? { code: answer.error, message: messageOf(answer), retryable: false }
+          : null,
       figures: {
         finish_reason: answer.finish_reason,
         ttft_ms: answer.ttft_ms,
@@ -220,8 +221,21 @@ export function ofStored(stored: StoredBattle): Battle {
   };
 }
 
+type StoredAnswer = StoredBattle["columns"][number];
+
+function phaseOf(answer: StoredAnswer): Phase {
+  // What was stopped before it said a word is stored as an error.
+  if (answer.error === "stopped" || answer.finish_reason === "stopped") return "stopped";
+  return answer.error ? "error" : "done";
+}
+
+function messageOf(answer: StoredAnswer): string {
+  if (answer.error === "unfinished") return "No answer was stored.";
+  return answer.text ? "The answer broke off." : "This model did not answer.";
+}
+
 /** Tokens a second after the first, as the server's `end` event has it. */
-function speed(answer: StoredBattle["columns"][number]): number | null {
+function speed(answer: StoredAnswer): number | null {
   const { completion_tokens: tokens, ttft_ms, latency_ms } = answer;
   if (tokens === null || tokens < 2 || ttft_ms === null || latency_ms <= ttft_ms) return null;
   return ((tokens - 1) / (latency_ms - ttft_ms)) * 1000;
@@ -244,7 +258,8 @@ export interface Standouts {
 
 /** Who was best at what, of two or more answers that are whole. */
 export function standouts(columns: readonly Column[]): Standouts | null {
-  const whole = columns.filter((column) => isWhole(column) && column.figures !== null);
+  // What was stopped early is neither fast nor cheap.
+  const whole = columns.filter(({ phase, figures }) => phase === "done" && figures !== null);
   if (whole.length < 2) return null;
   const least = (of: (figures: Figures) => number | null): number | null => {
     const known = whole.flatMap((column) => {
