@@ -1,6 +1,7 @@
 import { type ReactNode, useId, useState } from "react";
 import { Button } from "../ui/Button";
 import styles from "./Chart.module.css";
+import { WhenSeen } from "./WhenSeen";
 
 export interface Mark {
   name: string;
@@ -71,9 +72,9 @@ export function Figure(props: {
       {tabular ? (
         <Rows title={title} height={height} head={head} rows={rows()} />
       ) : (
-        <div className={styles.space} style={{ height }}>
+        <WhenSeen className={styles.space} height={height}>
           {children}
-        </div>
+        </WhenSeen>
       )}
     </figure>
   );

@@ -11,6 +11,21 @@ import styles from "./Leaderboard.module.css";
 const NO_ROWS: Row[] = [];
 const NARROW = new Set(["rank"]);
 
+/** Of the columns, whatever is in them; the model takes the rest. */
+const WIDTHS_PX: Record<string, number | undefined> = {
+  rank: 64,
+  rating: 262,
+  votes: 76,
+  win_rate: 84,
+  judge: 70,
+  ttft_p50_ms: 86,
+  tokens_per_s: 82,
+  mean_answer_tokens: 78,
+  cost_per_answer_usd: 110,
+  cost_per_million_tokens_usd: 92,
+  last_seen: 104,
+};
+
 /** The leaderboard; `sort` as the address has it. */
 export function BoardTable(props: {
   rows: Row[] | undefined;
@@ -55,6 +70,11 @@ export function BoardTable(props: {
         aria-label="Leaderboard"
         aria-busy={props.rows === undefined}
       >
+        <colgroup>
+          {columns.map((column) => (
+            <col key={column.id} style={{ width: WIDTHS_PX[column.id ?? ""] }} />
+          ))}
+        </colgroup>
         <thead>
           {table.getHeaderGroups().map((group) => (
             <tr key={group.id}>

@@ -82,18 +82,22 @@ export function LeaderboardPage() {
             `${count(found.data.votes)} votes · ${count(found.data.rows.length)} models`}
         </p>
       </div>
-      <AbuseNote />
       {failed && <Problem error={failed} />}
       {found.isError && <Problem error={found.error} retry={() => void found.refetch()} />}
       {!(found.isError && !rows) && (
         <>
           <BoardTable rows={rows} sort={search.sort} onSort={(sort) => show({ sort })} />
-          <section className={styles.plot} aria-labelledby="quality-against-cost">
-            <h2 id="quality-against-cost">Quality against cost</h2>
-            <div className={styles.plotSpace}>
-              <Suspense fallback={null}>{rows && <QualityPlot rows={rows} />}</Suspense>
-            </div>
-          </section>
+          <AbuseNote />
+          {rows && (
+            <section className={styles.plot} aria-labelledby="quality-against-cost">
+              <h2 id="quality-against-cost">Quality against cost</h2>
+              <div className={styles.plotSpace}>
+                <Suspense fallback={null}>
+                  <QualityPlot rows={rows} />
+                </Suspense>
+              </div>
+            </section>
+          )}
         </>
       )}
     </Page>

@@ -63,7 +63,7 @@ export function ModelRow(props: {
         <td className={tableStyles.number}>{bytes(model.memory_bytes)}</td>
         <td className={`${tableStyles.number} ${admin ? "" : tableStyles.last}`}>{cost}</td>
         {admin && (
-          <td className={styles.actionsCell}>
+          <td>
             <Actions model={model} />
           </td>
         )}

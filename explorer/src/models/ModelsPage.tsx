@@ -17,24 +17,27 @@ import { summary } from "./state";
 const route = getRouteApi("/models");
 const FILTER_FROM = 8;
 
-const HEADS: [string, string?][] = [
-  ["Replicas", "Ready, of those wanted"],
-  ["Running", "Answers being generated"],
-  ["Queue", "Requests that wait for a slot"],
-  ["Tokens/s", "Generated, over the last 10 s"],
-  ["Memory"],
-  ["Cost so far $"],
+const HEADS: [name: string, hint: string, widthPx: number][] = [
+  ["Replicas", "Ready, of those wanted", 100],
+  ["Running", "Answers being generated", 90],
+  ["Queue", "Requests that wait for a slot", 80],
+  ["Tokens/s", "Generated, over the last 10 s", 100],
+  ["Memory", "What its replicas take together", 100],
+  ["Cost so far $", "By the request log", 130],
 ];
 
 /** Every model as it is now, and what an admin may do to it. */
 export function ModelsPage() {
   const search = route.useSearch();
   const navigate = route.useNavigate();
-  const admin = useQuery(me).data?.role === "admin";
+  const who = useQuery(me);
+  const admin = who.data?.role === "admin";
+  // Until it is known who asks, there is room for what an admin sees.
+  const roomy = admin || who.isPending;
   const fleet = useFleet();
   const [wanted, setWanted] = useState("");
   const { models } = fleet;
-  const columns = HEADS.length + (admin ? 3 : 2);
+  const columns = HEADS.length + (roomy ? 3 : 2);
   const word = wanted.trim().toLowerCase();
   const shown = models?.filter(
     (model) =>
@@ -83,6 +86,14 @@ export function ModelsPage() {
           aria-label="Models"
           aria-busy={models === undefined}
         >
+          <colgroup>
+            <col />
+            <col style={{ width: 230 }} />
+            {HEADS.map(([name, , width]) => (
+              <col key={name} style={{ width }} />
+            ))}
+            {roomy && <col className={styles.actionsColumn} />}
+          </colgroup>
           <thead>
             <tr>
               <th scope="col" className={`${tableStyles.first} ${tableStyles.sticky}`}>
@@ -94,7 +105,7 @@ export function ModelsPage() {
                   {name}
                 </th>
               ))}
-              {admin && (
+              {roomy && (
                 <th scope="col">
                   <span className="visually-hidden">Actions</span>
                 </th>

@@ -5,12 +5,14 @@ import { type Mark, Sample } from "../charts/Figure";
 import { greatest, moment, tickTime, timeTicks } from "../charts/scales";
 import { AXIS_LINE, TICK } from "../charts/TimeChart";
 import { Tip } from "../charts/Tip";
+import { WhenSeen } from "../charts/WhenSeen";
 import { Button } from "../ui/Button";
 import { byChanges, replicaChanges } from "./series";
 import type { ReplicaHistory, ReplicaPoint } from "./shapes";
 import styles from "./Traffic.module.css";
 
 const FIRST = 6;
+const HISTORY_PX = 58;
 const MOST_CHANGES = 200;
 const READY: Mark = { name: "Ready", color: "var(--series-1)", filled: true };
 const STARTING: Mark = { name: "Starting", color: "var(--series-2)", filled: true };
@@ -98,7 +100,7 @@ function History(props: { history: ReplicaHistory; from: number; to: number }) {
         <span>{history.model}</span>
         <span className="quiet">{now}</span>
       </div>
-      <div className={styles.historyChart}>
+      <WhenSeen height={HISTORY_PX}>
         <ResponsiveContainer width="100%" height="100%">
           <ComposedChart
             data={points}
@@ -169,7 +171,7 @@ function History(props: { history: ReplicaHistory; from: number; to: number }) {
             />
           </ComposedChart>
         </ResponsiveContainer>
-      </div>
+      </WhenSeen>
     </div>
   );
 }
