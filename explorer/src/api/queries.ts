@@ -1,11 +1,10 @@
 import { queryOptions } from "@tanstack/react-query";
-import { client, data, getJson } from "./client";
-import type { Me } from "./provisional";
+import { client, data } from "./client";
 
 /** Who this browser is to Aviary. */
 export const me = queryOptions({
   queryKey: ["me"],
-  queryFn: ({ signal }) => getJson<Me>("/api/me", signal),
+  queryFn: ({ signal }) => data(client.GET("/api/me", { signal })),
   staleTime: 60_000,
 });
 

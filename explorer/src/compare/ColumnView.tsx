@@ -58,6 +58,7 @@ export const ColumnView = memo(function ColumnView(props: Props) {
       className={styles.column}
       aria-label={`Column ${place}: ${name}`}
       aria-busy={running}
+      data-phase={column?.phase}
       id={`column-${place}`}
       tabIndex={-1}
     >
@@ -151,7 +152,11 @@ function Answer({ column }: { column: Column }) {
           <p>{column.reasoning}</p>
         </details>
       )}
-      {column.source !== "" && <Markdown text={atOnce ? later : column.text} growing={running} />}
+      {column.source !== "" && (
+        <div data-testid="answer">
+          <Markdown text={atOnce ? later : column.text} growing={running} />
+        </div>
+      )}
       {column.phase === "done" && column.source === "" && (
         <p className="quiet">The answer is empty.</p>
       )}

@@ -19,7 +19,7 @@ export function FiguresLine({ column }: { column: Column | null }) {
       ? `${count(figures?.prompt_tokens)} / ${count(figures?.completion_tokens)}`
       : "–";
   return (
-    <dl className={styles.figures}>
+    <dl className={styles.figures} data-testid="figures">
       <Cell name="State" value={stateOf(column)} phase={column?.phase} />
       <Cell name="TTFT" hint="Time to first token" value={duration(ttft)} />
       <div>

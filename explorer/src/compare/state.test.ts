@@ -159,12 +159,12 @@ const STORED: StoredBattle = {
     {
       ...{ column: 0, model: "wren", spec_hash: "", parameters: {}, text: "hi", error: "" },
       ...{ finish_reason: "stop", ttft_ms: 100, latency_ms: 1100 },
-      ...{ prompt_tokens: 7, completion_tokens: 11, cost_usd: null },
+      ...{ prompt_tokens: 7, completion_tokens: 11, cost_usd: null, messages: [] },
     },
     {
       ...{ column: 1, model: "owl", spec_hash: "", parameters: {}, text: "", error: "overloaded" },
       ...{ finish_reason: "", ttft_ms: null, latency_ms: 5 },
-      ...{ prompt_tokens: null, completion_tokens: null, cost_usd: null },
+      ...{ prompt_tokens: null, completion_tokens: null, cost_usd: null, messages: [] },
     },
   ],
 };

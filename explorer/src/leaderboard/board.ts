@@ -2,15 +2,8 @@ import { keepPreviousData, queryOptions } from "@tanstack/react-query";
 import { getJson, type Schemas } from "../api/client";
 import type { LeaderboardSearch } from "./search";
 
-export type Row = Schemas["LeaderboardRow"] & { judge?: number | null };
-
-/** The leaderboard as the server tells it. */
-export interface Board {
-  votes: number;
-  rows: Row[];
-  tasks?: string[];
-  tags?: string[];
-}
+export type Row = Schemas["LeaderboardRow"];
+export type Board = Schemas["Leaderboard"];
 
 /** Where to ask for what `search` shows. */
 export function boardPath(search: LeaderboardSearch, format?: "csv"): string {

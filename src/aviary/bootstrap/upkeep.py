@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from aviary.arena.ratings import rate
 from aviary.auth.keys import keys_to_publish
 from aviary.core.errors import AviaryError
 from aviary.core.ports import FleetStore
@@ -22,6 +23,8 @@ log = structlog.get_logger()
 
 KEYS_EVERY_S = 0.5
 UPKEEP_EVERY_S = 60.0
+WARM_AFTER_S = 5.0
+"""Long enough for models to start first."""
 DAY_S = 86400.0
 EVENTS_KEPT = 100_000
 DELIVERED_WITHIN_S = 1.0
@@ -71,6 +74,8 @@ async def keep_in_order(
     """
     requests: SqlRequestLog | None = None
     since = time.time()
+    await asyncio.sleep(WARM_AFTER_S)
+    await _warm(ballots)
     try:
         while True:
             await asyncio.sleep(UPKEEP_EVERY_S)
@@ -90,6 +95,14 @@ async def keep_in_order(
     finally:
         if requests is not None:
             requests.close()
+
+
+async def _warm(ballots: Ballots) -> None:
+    """Rate once before anybody asks: the libraries for it take seconds to load."""
+    try:
+        await asyncio.to_thread(lambda: rate(ballots.ballots()))
+    except AviaryError as error:
+        log.warning("ratings failed", error=str(error))
 
 
 def _prune_requests(requests: SqlRequestLog, now: float, log_days: int) -> None:
