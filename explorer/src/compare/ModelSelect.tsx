@@ -117,7 +117,7 @@ export function ModelSelect(props: {
           aria-haspopup="listbox"
           aria-controls={`${id}-list`}
           className={styles.trigger}
-          title={chosen ? undefined : "This model is not served"}
+          title={chosen ? value : "This model is not served"}
         >
           <Dot state={chosen?.state ?? "stopped"} />
           <span className={styles.name}>{value || "Choose a model"}</span>
