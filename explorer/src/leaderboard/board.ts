@@ -43,20 +43,7 @@ export function place(value: number, scale: { low: number; high: number }): numb
 }
 
 /** Addresses whose votes one should look at. */
-export interface Abuse {
-  addresses: AbusiveAddress[];
-}
-
-export interface AbusiveAddress {
-  /** The beginning of the address's keyed hash. */
-  address: string;
-  votes: number;
-  not_counted: number;
-  /** The model it called best most often, and in which share of its votes. */
-  favourite: string | null;
-  favourite_share: number | null;
-  one_sided: boolean;
-}
+export type Abuse = Schemas["Abuse"];
 
 /** What an admin should know about votes of the last days; null when there is nothing. */
 export function abuseLine({ addresses }: Abuse): string | null {
