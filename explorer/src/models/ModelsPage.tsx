@@ -100,8 +100,13 @@ export function ModelsPage() {
                 Model
               </th>
               <th scope="col">State</th>
-              {HEADS.map(([name, hint]) => (
-                <th key={name} scope="col" className={tableStyles.number} title={hint}>
+              {HEADS.map(([name, hint], index) => (
+                <th
+                  key={name}
+                  scope="col"
+                  className={`${tableStyles.number} ${!roomy && index === HEADS.length - 1 ? tableStyles.last : ""}`}
+                  title={hint}
+                >
                   {name}
                 </th>
               ))}
