@@ -56,7 +56,7 @@ class Compare:
     @property
     def prompt(self) -> Locator:
         """The composer."""
-        return self.page.get_by_role("textbox", name="Prompt")
+        return self.page.get_by_role("textbox", name="Prompt", exact=True)
 
     def ask(self, text: str) -> None:
         """Send a prompt."""
@@ -74,9 +74,12 @@ class Compare:
     def wait_done(self, columns: int, most_ms: float = 30_000) -> None:
         """Wait until so many columns have ended."""
         for number in range(1, columns + 1):
-            expect(
-                self.column(number).get_by_text(re.compile(r"^(Done|Stopped|Failed)"))
-            ).to_be_visible(timeout=most_ms)
+            self.wait_for(number, "done|stopped|error", most_ms)
+
+    def wait_for(self, number: int, phase: str, most_ms: float = 30_000) -> None:
+        """Wait for a column to be done, stopped, in error, …"""
+        wanted = re.compile(f"^({phase})$")
+        expect(self.column(number)).to_have_attribute("data-phase", wanted, timeout=most_ms)
 
 
 def accessibility(page: Page) -> list[str]:

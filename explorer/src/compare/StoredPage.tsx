@@ -179,7 +179,7 @@ function Stored(props: { stored: StoredBattle; onStored: (stored: StoredBattle) 
 
 /** A column's own turns before the prompt. */
 function pastOfStored(answer: StoredBattle["columns"][number]): Past[] {
-  const { messages = [] } = answer as { messages?: { role?: unknown; content?: unknown }[] };
+  const { messages } = answer;
   const past: Past[] = [];
   for (const { role, content } of messages) {
     const last = past.at(-1);

@@ -53,8 +53,10 @@ describe("figures of a column", () => {
 
 describe("vote abuse", () => {
   it("is told in a line, when there is some", () => {
-    expect(abuseLine({ addresses: [] })).toBeNull();
+    const found = { since: 0, counted_a_day: 50, counted_a_battle: 3 };
+    expect(abuseLine({ ...found, addresses: [] })).toBeNull();
     const address = {
+      ...{ sessions: 2, battles: 60, first: 0, last: 1 },
       address: "a41f",
       votes: 60,
       not_counted: 10,
@@ -62,7 +64,7 @@ describe("vote abuse", () => {
       favourite_share: 0.98,
       one_sided: true,
     };
-    expect(abuseLine({ addresses: [address] })).toBe(
+    expect(abuseLine({ ...found, addresses: [address] })).toBe(
       "In 7 days one address stands out; 10 votes were not counted; 1 favours one model nearly always.",
     );
   });
