@@ -6,6 +6,7 @@ desk and on a phone; look at all of them before committing.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ from aviary.config.loader import catalog_dir  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 MODELS = ("smollm2-135m-instruct", "smollm2-135m-brief", "gemma-3-270m")
-PROMPT = "Why do birds sing at dawn? Give two reasons, as a list."
+PROMPT = "Tell me about the nightingale and its song."
 QUESTIONS = (
     "What is a heron?",
     "Write one sentence about wrens.",
@@ -78,18 +79,21 @@ def take(browser: Browser, running: Running, theme: str, size: tuple[int, int], 
     compare.ask(PROMPT)
     compare.wait_done(3, 120_000)
     shoot(page, f"compare{name}")
+    if size[0] < 900:
+        page.get_by_role("button", name="Options").click()
     page.get_by_role("switch", name="Blind").click()
-    compare.ask("Which bird is the best singer, and why?")
+    page.keyboard.press("Escape")
+    compare.ask("What do owls eat?")
     compare.wait_done(3, 120_000)
     shoot(page, f"blind{name}")
     page.goto(f"{running.url}/leaderboard")
-    expect(page.get_by_role("table", name="Leaderboard")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile(MODELS[0]))).to_be_visible()
     shoot(page, f"leaderboard{name}")
     page.goto(f"{running.url}/models")
-    expect(page.get_by_role("table", name="Models")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile(MODELS[0]))).to_be_visible()
     shoot(page, f"models{name}")
     page.goto(f"{running.url}/traffic")
-    expect(page.get_by_role("table", name="Models in this period")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile(MODELS[0]))).to_be_visible()
     shoot(page, f"traffic{name}")
     context.close()
 

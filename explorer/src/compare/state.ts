@@ -258,8 +258,10 @@ export interface Standouts {
 
 /** Who was best at what, of two or more answers that are whole. */
 export function standouts(columns: readonly Column[]): Standouts | null {
-  // What was stopped early is neither fast nor cheap.
-  const whole = columns.filter(({ phase, figures }) => phase === "done" && figures !== null);
+  // What was stopped early, or says nothing, is neither fast nor cheap.
+  const whole = columns.filter(
+    ({ phase, figures, source }) => phase === "done" && figures !== null && source !== "",
+  );
   if (whole.length < 2) return null;
   const least = (of: (figures: Figures) => number | null): number | null => {
     const known = whole.flatMap((column) => {

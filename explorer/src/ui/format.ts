@@ -42,8 +42,8 @@ export function rate(perSecond: number | null | undefined): string {
 export function usd(value: number | null | undefined): string {
   if (value == null) return NOTHING;
   if (value === 0) return "$0";
-  if (value < 0.000_01) return `$${value.toExponential(1)}`;
-  if (value < 0.01) return `$${+value.toPrecision(2)}`;
+  if (value < 0.000_000_1) return "<$0.0000001";
+  if (value < 0.01) return `$${value.toFixed(1 - Math.floor(Math.log10(value)))}`;
   return `$${value.toFixed(value < 1 ? 3 : 2)}`;
 }
 
