@@ -92,6 +92,8 @@ async def keep_in_order(
                 await asyncio.to_thread(ballots.prune, until - log_days * DAY_S)
             except AviaryError as error:
                 log.warning("upkeep of the store failed", error=str(error))
+            except Exception:  # models go on
+                log.exception("upkeep of the store failed")
     finally:
         if requests is not None:
             requests.close()
@@ -101,8 +103,8 @@ async def _warm(ballots: Ballots) -> None:
     """Rate once before anybody asks: the libraries for it take seconds to load."""
     try:
         await asyncio.to_thread(lambda: rate(ballots.ballots()))
-    except AviaryError as error:
-        log.warning("ratings failed", error=str(error))
+    except Exception:  # the leaderboard will say so; models go on
+        log.exception("ratings failed")
 
 
 def _prune_requests(requests: SqlRequestLog, now: float, log_days: int) -> None:

@@ -122,11 +122,11 @@ class Contest:
         battle, events = self._battle, self._events
         first = {"kind": "battle", "battle": battle.id, "blind": battle.blind}
         await events.put({**first, "columns": len(battle.lineup)})
-        works = []
+        works: list[asyncio.Task[None]] = []
         for number, column in self._columns.items():
             body = request_of(battle, battle.lineup[number])
             request = (f"{battle.id}:{number}".encode(), body)
-            works.append(column.run(self._state, self._scope, request))
+            works.append(asyncio.create_task(column.run(self._state, self._scope, request)))
         try:
             await asyncio.gather(*works)
             if not self._left:
@@ -134,6 +134,9 @@ class Contest:
                 await events.put({"kind": "stored", "stored": stored})
         except Exception as error:
             log.exception("battle failed", battle=battle.id)
+            for column in self._columns.values():
+                column.leave()  # none may go on that nobody stops or reads
+            await asyncio.wait(works)
             await events.put({"kind": "stored", "stored": False, "error": type(error).__name__})
         finally:
             await events.put(None)

@@ -20,8 +20,8 @@ log = structlog.get_logger()
 
 STORE_S: Final = 10.0
 """So long one attempt may take."""
-GIVE_UP_S: Final = 3.0
-"""What waits longer is not tried again."""
+GIVE_UP_S: Final = 30.0
+"""What waits longer is not tried again; long enough for another attempt after a slow one."""
 RETRY_S: Final = 0.1
 MOST_AT_ONCE: Final = 500
 MOST_AT_ONCE_BYTES: Final = 16 * 1024 * 1024

@@ -39,10 +39,10 @@ def restored(spec: ModelSpec, stored: ModelSpec | None) -> tuple[ModelSpec, list
     problems: list[Problem] = []
 
     def put_back(path: Path, uri: str) -> str:
+        if path in known and hide(known[path]) == uri:
+            return known[path]  # untouched, though perhaps written otherwise than it is shown
         if not hides(uri):
             return uri
-        if hide(known.get(path, "")) == uri:
-            return known[path]
         if counts[uri] == 1:  # it was moved, for example to the mirrors
             return next(one for one in known.values() if hide(one) == uri)
         problems.append(

@@ -14,6 +14,7 @@ from aviary.config.strict_yaml import MAX_BYTES
 from aviary.core.errors import BodyTooLarge, InvalidRequest
 from aviary.fleet.diff import Change
 from aviary.web import shapes
+from aviary.web.addresses import hidden_value
 from aviary.web.ports import Control
 from aviary.web.roles import ADMIN, caller
 
@@ -148,11 +149,14 @@ def _parse_all(given: list[msgspec.Raw]) -> list[ModelSpec]:
 
 
 def show_change(change: Change) -> shapes.Change:
-    """What becomes of one model, as it is shown."""
-    fields: list[dict[str, Any]] = [
-        {"field": field.field, "before": field.before, "after": field.after}
-        for field in change.fields
-    ]
+    """What becomes of one model, as it is shown: without secrets in addresses."""
+    fields: list[dict[str, Any]] = []
+    for field in change.fields:
+        before = hidden_value(field.field, field.before)
+        after = hidden_value(field.field, field.after)
+        if before == after and isinstance(after, str):
+            after = f"{after} (another one)"  # what differs is hidden
+        fields.append({"field": field.field, "before": before, "after": after})
     return shapes.Change(
         model=change.model,
         action=change.action,

@@ -16,7 +16,7 @@ from aviary.config.strict_yaml import Document, Problem
 from aviary.core.errors import AviaryError, ModelNotFound, SpecError
 from aviary.fleet.fleet import Fleet
 from aviary.web import shapes
-from aviary.web.addresses import hidden, hidden_value, restored, shown_spec
+from aviary.web.addresses import hidden, restored, shown_spec
 from aviary.web.applying import show_change
 from aviary.web.drafts import draft_spec
 from aviary.web.ports import Control
@@ -43,9 +43,6 @@ def add_specs(router: APIRouter, control: Control) -> None:
             )
             return shapes.Preview(spec=None, model=spec.id, changes=[], errors=[problem])
         shown = [show_change(change) for change in changes if change.model == spec.id]
-        for field in (field for change in shown for field in change.fields):
-            field.before = hidden_value(field.field, field.before)
-            field.after = hidden_value(field.field, field.after)
         return shapes.Preview(spec=shown_spec(spec), model=spec.id, changes=shown, errors=[])
 
     @router.post("/specs/apply", status_code=202, dependencies=ADMIN)

@@ -66,7 +66,8 @@ def redact(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:
-        return printable(uri.split("?", 1)[0])
+        scheme, _, rest = uri.split("?", 1)[0].partition("//")
+        return printable(f"{scheme}//{rest.rpartition('@')[2]}")
     host = parts.netloc.rpartition("@")[2]
     query = HIDDEN if parts.query else ""
     return printable(urlunsplit((parts.scheme, host, parts.path, query, "")))

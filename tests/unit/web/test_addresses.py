@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from aviary.config.loader import parse_spec
 from aviary.config.spec import ModelSpec
+from aviary.fleet.diff import Change, FieldChange
 from aviary.web.addresses import hidden, restored, shown_spec
+from aviary.web.applying import show_change
 from aviary.web.specs import spec_text
-from aviary.weights.address import hide, hides
+from aviary.weights.address import hide, hides, redact
 
 
 def spec_of(**source: Any) -> ModelSpec:
@@ -89,3 +91,27 @@ def test_nothing_secret_is_shown() -> None:
     for shown in (str(shown_spec(spec)), spec_text(spec)):
         assert "s3cret" not in shown
         assert "p4ss" not in shown
+
+
+def test_a_diff_shows_no_secret_and_that_there_is_one() -> None:
+    fields = (
+        FieldChange("source.uri", "https://u:old@host/f?sig=1", "https://u:new@host/f?sig=2"),
+        FieldChange("source.mirrors", None, ["https://host/f?token=abc"]),
+        FieldChange("tags", ["a"], ["b"]),
+    )
+    shown = show_change(Change("m", "changed", fields=fields))
+    text = shown.model_dump_json()
+    assert not any(secret in text for secret in ("old", "new@", "sig=", "abc"))
+    assert shown.fields[0].before != shown.fields[0].after
+    assert (shown.fields[2].before, shown.fields[2].after) == (["a"], ["b"])
+
+
+@pytest.mark.parametrize("uri", ["HTTPS://host/m.gguf", "https://host/m.gguf#part"])
+def test_untouched_is_unchanged_however_it_is_written(uri: str) -> None:
+    stored = spec_of(uri=uri)
+    back, problems = restored(hidden(stored), stored)
+    assert (back, problems) == (stored, [])
+
+
+def test_an_address_that_is_none_shows_no_user() -> None:
+    assert "pw" not in redact("https://user:pw@[::1/m.gguf?sig=1")
