@@ -28,6 +28,7 @@ from aviary.store import (
     open_database,
 )
 from aviary.store.records import MAX_COUNT, MAX_REAL
+from aviary.store.schema import METADATA
 
 
 @pytest.fixture
@@ -539,8 +540,6 @@ for number in itertools.count(1):
 """
 
 
-_FLEET_TABLES = ("deployments", "fleet_events", "fleet_saved")
-
 _OPENER = """
 import sys, time
 from aviary.store import open_database
@@ -598,9 +597,9 @@ class TestOpening:
             SqlKeys(database).create(name="one", role="user", hash="a" * 64, id="ak_1")
             before = SqlKeys(database).list()
             with database.write() as connection:
-                tables = ("votes", "battle_answers", "battles", *_FLEET_TABLES)
-                for table in tables:
-                    connection.execute(text(f"DROP TABLE {table}"))
+                for table in reversed(METADATA["state"].sorted_tables):
+                    if table.name != "api_keys":
+                        table.drop(connection)
                 connection.execute(
                     text("UPDATE aviary_state_revision SET version_num = '0001_api_keys'")
                 )
