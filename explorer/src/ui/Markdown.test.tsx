@@ -111,6 +111,17 @@ describe("hostile text", () => {
     const stairs = Array.from({ length: 150 }, (_, at) => `${" ".repeat(at * 2)}- a`).join("\n");
     expect(html(stairs)).toContain("- a");
   });
+
+  it("cuts what looks like a table, and runs of blank lines, in no time", () => {
+    const rows = `${"|".repeat(2_000)}\n|${"-".repeat(1_990)}x\n`;
+    const dashes = `${"-".repeat(2_100)}|\n${"-".repeat(1_800)}\n`;
+    const breaks = `\`\`\`\na${"\n".repeat(100_000)}b\n\`\`\`\n`;
+    for (const text of [rows.repeat(25), dashes.repeat(25), breaks, "\n".repeat(100_000)]) {
+      const began = performance.now();
+      whole(text);
+      expect(performance.now() - began).toBeLessThan(200);
+    }
+  });
 });
 
 describe("growing text", () => {
