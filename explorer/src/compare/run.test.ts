@@ -37,7 +37,10 @@ async function fetched(path: string, { signal }: RequestInit): Promise<Response>
   return new Response(readable);
 }
 
-const later = (ms = 30) => new Promise((resolve) => setTimeout(resolve, ms));
+const later = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+/** The machine may be busy. */
+const soon = (check: () => void) => vi.waitFor(check, { timeout: 4_000, interval: 10 });
+const isOver = () => expect(current()?.battle.running).toBe(false);
 const columns = () => current()?.battle.columns ?? [];
 const phases = () => columns().map(({ phase }) => phase);
 const begun: BattleEvent = { kind: "battle", battle: "bt-1", columns: 3, blind: false };
@@ -65,11 +68,11 @@ afterEach(() => vi.unstubAllGlobals());
 async function ended(): Promise<void> {
   change({ prompt: "first" });
   submit();
-  await later();
+  await soon(() => expect(streams).toHaveLength(1));
   const all = [0, 1, 2].flatMap((number) => [start(number), text(number, "old"), end(number)]);
   streams[0]?.send(begun, ...all);
   streams[0]?.close();
-  await later();
+  await soon(isOver);
   expect(phases()).toEqual(["done", "done", "done"]);
   streams = [];
 }
@@ -80,10 +83,9 @@ it("A refused comparison leaves what was there, and the prompt", async () => {
   refusal = new Response('{"error":{"message":"Too many.","code":"x"}}', { status: 429 });
   submit();
   expect(settings.get().prompt).toBe("");
-  await later();
-  expect(run.get().problem?.message).toBe("Too many.");
+  await soon(() => expect(run.get().problem?.message).toBe("Too many."));
+  await soon(isOver);
   expect(run.get().turns.map(({ prompt }) => prompt)).toEqual(["first"]);
-  expect(current()?.battle.running).toBe(false);
   expect(settings.get().prompt).toBe("second");
 });
 
@@ -93,30 +95,27 @@ it("Asking while answers come changes nothing", async () => {
   change({ prompt: "second" });
   submit();
   expect(settings.get().prompt).toBe("second");
-  await later(450);
-  await stopAll();
-  await later();
+  await soon(() => expect(streams).toHaveLength(1));
+  streams[0]?.close();
+  await soon(isOver);
 });
 
 it("A comparison that is stopped before it began was none; a second click is no stop", async () => {
   await ended();
   change({ prompt: "second" });
   submit();
-  await stopAll();
+  void stopAll();
   await later(450);
-  expect(current()?.prompt).toBe("second");
-  expect(current()?.battle.running).toBe(true);
+  expect(current()).toMatchObject({ prompt: "second", battle: { running: true } });
   await stopAll();
-  await later();
+  await soon(isOver);
   expect(run.get()).toMatchObject({ problem: null, turns: [{ prompt: "first" }] });
-  expect(current()?.battle.running).toBe(false);
 });
 
 it("A retry that waits for its turn can be stopped", async () => {
   await ended();
   for (const number of [0, 1, 2]) retry(number);
-  await later();
-  expect(streams).toHaveLength(2);
+  await soon(() => expect(streams).toHaveLength(2));
   await stop(2);
   expect(phases()).toEqual(["waiting", "waiting", "done"]);
   expect(stops).toEqual([]);
@@ -124,35 +123,32 @@ it("A retry that waits for its turn can be stopped", async () => {
     stream.send(begun, start(number), end(number));
     stream.close();
   }
-  await later();
+  await soon(isOver);
   expect(streams).toHaveLength(2);
-  expect(current()?.battle.running).toBe(false);
 });
 
 it("A stop before a retry began is asked for again when it does", async () => {
   await ended();
   retry(1);
-  await later();
+  await soon(() => expect(streams).toHaveLength(1));
   await stop(1);
   expect(stops).toHaveLength(1);
   streams[0]?.send(begun, start(1));
-  await later();
-  expect(stops).toEqual(Array(2).fill("/api/battles/bt-1/columns/1/stop"));
+  await soon(() => expect(stops).toEqual(Array(2).fill("/api/battles/bt-1/columns/1/stop")));
   streams[0]?.send(end(1, "stopped"));
   streams[0]?.close();
-  await later();
-  expect(phases()).toEqual(["done", "stopped", "done"]);
+  await soon(() => expect(phases()).toEqual(["done", "stopped", "done"]));
+  await soon(isOver);
 });
 
 it("A retry that breaks off leaves the answer of before", async () => {
   await ended();
   retry(0);
-  await later();
+  await soon(() => expect(streams).toHaveLength(1));
   streams[0]?.send(begun, start(0), text(0, "ne"));
-  await later();
-  expect(columns()[0]?.source).toBe("ne");
+  await soon(() => expect(columns()[0]?.source).toBe("ne"));
   streams[0]?.break();
-  await later();
+  await soon(isOver);
   expect(columns()[0]).toMatchObject({ phase: "done", source: "old" });
   expect(columns()[0]?.note).not.toBe("");
 });
