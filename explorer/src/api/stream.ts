@@ -10,9 +10,16 @@ import { authorization } from "./key";
  */
 export async function* events<T>(
   path: string,
-  options: { body?: unknown; signal?: AbortSignal } = {},
+  options: {
+    body?: unknown;
+    signal?: AbortSignal;
+    /** The server has begun to answer, though nothing may have come yet. */
+    onOpen?: () => void;
+    /** The server says that it is still there. */
+    onComment?: () => void;
+  } = {},
 ): AsyncGenerator<T, void, undefined> {
-  const { body, signal } = options;
+  const { body, signal, onOpen, onComment } = options;
   const init: RequestInit = {
     method: body === undefined ? "GET" : "POST",
     headers: {
@@ -31,9 +38,10 @@ export async function* events<T>(
     throw new ApiError("Aviary cannot be reached.", 0, "unreachable");
   }
   if (!response.ok || response.body === null) throw await errorOf(response);
+  onOpen?.();
   const pieces = response.body
     .pipeThrough(new TextDecoderStream() as unknown as TransformStream<Uint8Array, string>)
-    .pipeThrough(new EventSourceParserStream());
+    .pipeThrough(new EventSourceParserStream(onComment ? { onComment } : {}));
   const reader = pieces.getReader();
   try {
     for (;;) {

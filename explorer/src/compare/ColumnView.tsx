@@ -33,6 +33,8 @@ interface Props {
   onBest?: ((number: number) => void) | undefined;
   onStop?: ((number: number) => void) | undefined;
   onRetry?: ((number: number) => void) | undefined;
+  /** False while nothing can be asked again. */
+  mayRetry?: boolean;
 }
 
 const NEAR_END_PX = 40;
@@ -80,6 +82,7 @@ export const ColumnView = memo(function ColumnView(props: Props) {
         ))}
         {prompt !== undefined && <p className={styles.prompt}>{prompt}</p>}
         {note && <p className={styles.note}>{note}</p>}
+        {column?.note && <p className={styles.note}>{column.note}</p>}
         {column ? <Answer column={column} /> : blank}
       </div>
       <footer className={styles.foot}>
@@ -114,7 +117,7 @@ export const ColumnView = memo(function ColumnView(props: Props) {
               <Button
                 kind="plain"
                 label={`Retry column ${place}`}
-                disabled={!column}
+                disabled={!column || props.mayRetry === false}
                 icon={<RotateCcw size={14} aria-hidden="true" />}
                 onClick={() => column && props.onRetry?.(column.number)}
               >
@@ -170,6 +173,11 @@ function Answer({ column }: { column: Column }) {
   );
 }
 
+const WAITING: Record<string, string> = {
+  sleeping: "Waking the model",
+  waiting: "Waiting for the model",
+};
+
 function Waiting({ column }: { column: Column }) {
   const { wait } = column;
   if (!wait) return <span className={styles.caret} aria-hidden="true" />;
@@ -177,7 +185,7 @@ function Waiting({ column }: { column: Column }) {
   return (
     <div className={styles.waking}>
       <div className={styles.wakingLine}>
-        <span>{state === "sleeping" ? "Waking the model" : `The model is ${state}`}</span>
+        <span>{WAITING[state] ?? `The model is ${state}`}</span>
         <span>{progress === null ? "" : percent(progress)}</span>
       </div>
       <div

@@ -15,11 +15,10 @@ import { Help } from "./Help";
 import { ModelSelect, stateOf } from "./ModelSelect";
 import { ParametersButton } from "./ParametersButton";
 import { ResultBar } from "./ResultBar";
-import { compare, dismiss, retry, run, stop, type Turn, voted } from "./run";
+import { dismiss, retry, run, stop, submit, type Turn, voted } from "./run";
 import {
   addColumn,
   type Contender,
-  change,
   firstModels,
   removeColumn,
   type Settings,
@@ -59,11 +58,7 @@ export function ComparePage() {
       if (typeof what === "string") voting.cast(what);
       else if (order[what - 1] !== undefined) voting.cast("best", order[what - 1]);
     },
-    onSubmit: () => {
-      if (now.prompt.trim() === "") return;
-      void compare(now, now.prompt);
-      if (now.multi) change({ prompt: "" });
-    },
+    onSubmit: submit,
     onPrompt: () => field.current?.focus(),
     onHelp: () => setHelp(true),
   });
@@ -73,6 +68,7 @@ export function ComparePage() {
     onBest: open ? (number: number) => voting.cast("best", number) : undefined,
     onStop: stop,
     onRetry: turn?.vote ? undefined : retry,
+    mayRetry: battle?.id != null,
   };
   const names = battle?.blind
     ? battle.columns.map((column) => column.model ?? letter(column.number))
@@ -171,6 +167,7 @@ function OwnColumn(props: {
     onBest: ((number: number) => void) | undefined;
     onStop: (number: number) => void;
     onRetry: ((number: number) => void) | undefined;
+    mayRetry: boolean;
   };
 }) {
   const { place, contender, all, turns, best, shared } = props;
@@ -179,6 +176,11 @@ function OwnColumn(props: {
   const turn = turns.at(-1);
   const column = turn?.battle.columns[turn.ids.indexOf(id)] ?? null;
   const other = column?.model && column.model !== model ? column.model : null;
+  // An answer that may still be voted for stays in sight.
+  const needed =
+    turn != null &&
+    column !== null &&
+    (turn.battle.running || (mayVote(turn.battle) && !turn.vote));
   const past = pastOf(turns.slice(0, -1), id);
   const head = (
     <>
@@ -198,6 +200,7 @@ function OwnColumn(props: {
         <Button
           kind="plain"
           label={`Remove column ${place}`}
+          disabled={needed}
           icon={<X size={15} aria-hidden="true" />}
           onClick={() => removeColumn(id)}
         />

@@ -7,9 +7,9 @@ import { Button } from "../ui/Button";
 import { Switch } from "../ui/Switch";
 import { useStore } from "../ui/store";
 import styles from "./Composer.module.css";
-import { EXAMPLES, TASKS } from "./examples";
-import { clear, compare, current, run, stopAll } from "./run";
-import { addColumn, change, MOST_COLUMNS, setSync, settings } from "./settings";
+import { EXAMPLES, tasksWith } from "./examples";
+import { clear, current, run, stopAll, submit } from "./run";
+import { addColumn, change, isReady, MOST_COLUMNS, setSync, settings } from "./settings";
 
 /** The one place to ask from. */
 export function Composer(props: {
@@ -22,14 +22,7 @@ export function Composer(props: {
   const [system, setSystem] = useState(false);
   const [options, setOptions] = useState(false);
   const running = turns.at(-1)?.battle.running ?? false;
-  const ready = now.prompt.trim() !== "" && now.columns.some(({ model }) => model !== "");
   const shuffled = turns.at(-1)?.battle.blind ?? false;
-
-  function submit() {
-    if (!ready || running) return;
-    void compare(now, now.prompt);
-    if (now.multi) change({ prompt: "" });
-  }
 
   function onKeyDown(event: KeyboardEvent) {
     if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
@@ -82,7 +75,7 @@ export function Composer(props: {
             Stop all
           </Button>
         ) : (
-          <Button kind="primary" className={styles.send} type="submit" disabled={!ready}>
+          <Button kind="primary" className={styles.send} type="submit" disabled={!isReady(now)}>
             Compare
           </Button>
         )}
@@ -102,7 +95,7 @@ export function Composer(props: {
           <span>Task</span>
           <select value={now.task} onChange={(event) => change({ task: event.target.value })}>
             <option value="">any</option>
-            {TASKS.map((task) => (
+            {tasksWith(now.task).map((task) => (
               <option key={task}>{task}</option>
             ))}
           </select>

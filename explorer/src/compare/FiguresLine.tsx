@@ -1,7 +1,7 @@
 import { useEffect, useState } from "react";
 import { count, duration, rate, usd } from "../ui/format";
 import styles from "./Column.module.css";
-import type { Column } from "./state";
+import { type Column, isHidden } from "./state";
 
 const TICK_MS = 100;
 
@@ -30,7 +30,7 @@ export function FiguresLine({ column }: { column: Column | null }) {
       </div>
       <Cell name="Tokens/s" hint="After the first token" value={rate(figures?.tokens_per_s)} />
       <Cell name="In / out" hint="Tokens of the prompt and the answer" value={tokens} />
-      <Cell name="Cost" value={usd(figures?.cost_usd)} />
+      <Cell name="Cost" value={isHidden(column) ? "–" : usd(figures?.cost_usd)} />
     </dl>
   );
 }

@@ -8,6 +8,11 @@ export const TASKS = [
   "translation",
 ];
 
+/** The tasks to choose from; one that is chosen and none of them, as of a stored battle, too. */
+export function tasksWith(chosen: string): string[] {
+  return chosen === "" || TASKS.includes(chosen) ? TASKS : [chosen, ...TASKS];
+}
+
 /** Prompts to begin with, by task. */
 export const EXAMPLES: readonly { task: string; prompts: readonly string[] }[] = [
   {

@@ -6,7 +6,7 @@ import { authorization, sessionName } from "../api/key";
 import { events } from "../api/stream";
 import { makeStore } from "../ui/store";
 import type { BattleEvent, StoredBattle, Verdict } from "./events";
-import { requestOf, type Settings } from "./settings";
+import { change, isReady, requestOf, type Settings, settings } from "./settings";
 import {
   type Battle,
   type Column,
@@ -44,16 +44,19 @@ export interface Run {
 const AT_ONCE = 2;
 /** So many retries have a stream; a browser has six connections to a host. */
 const HIDDEN_FLUSH_MS = 200;
+/** "Stop all" takes the place of "Compare": a second click so soon was meant for that. */
+const DOUBLE_CLICK_MS = 400;
 
 export const run = makeStore<Run>({ turns: [], problem: null });
 
 let queue: BattleEvent[] = [];
 let scheduled = false;
 let main: AbortController | null = null;
+let askedAtMs = Number.NEGATIVE_INFINITY;
 let streams = 0;
 let retrying = 0;
 let wanted: number[] = [];
-/** What columns were before they were asked again, until that has begun. */
+/** What columns were before they were asked again. */
 const before = new Map<number, Column>();
 
 export function current(): Turn | null {
@@ -106,16 +109,25 @@ export function historyOf(turns: readonly Turn[], id: string): Message[] {
   });
 }
 
+/** Asks what the page is set to, if that can be asked now. */
+export function submit(): void {
+  const now = settings.get();
+  if (!isReady(now) || current()?.battle.running) return;
+  void compare(now);
+  if (now.multi) change({ prompt: "" });
+}
+
 /** Asks all columns. */
-export async function compare(settings: Settings, prompt: string): Promise<void> {
-  if (current()?.battle.running) return;
-  const earlier = settings.multi ? run.get().turns : [];
-  const columns = settings.columns.filter(({ model }) => model !== "");
+async function compare(now: Settings): Promise<void> {
+  const { prompt } = now;
+  const shown = run.get().turns;
+  const earlier = now.multi ? shown : [];
+  const columns = now.columns.filter(({ model }) => model !== "");
   const models = columns.map(({ model }) => model);
   const turn: Turn = {
     prompt,
-    battle: newBattle(models, settings.blind),
-    ids: settings.blind ? [] : columns.map(({ id }) => id),
+    battle: newBattle(models, now.blind),
+    ids: now.blind ? [] : columns.map(({ id }) => id),
     models,
     vote: null,
   };
@@ -125,6 +137,7 @@ export async function compare(settings: Settings, prompt: string): Promise<void>
   wanted = [];
   const aborted = new AbortController();
   main = aborted;
+  askedAtMs = performance.now();
   const body = {
     prompt,
     models: columns.map(({ id, model, parameters }) => {
@@ -133,15 +146,16 @@ export async function compare(settings: Settings, prompt: string): Promise<void>
       return messages.length > 0 ? { ...asked, messages } : asked;
     }),
     session: sessionName(),
-    ...(settings.system.trim() ? { system: settings.system } : {}),
-    ...(settings.task ? { task: settings.task } : {}),
-    ...(settings.blind ? { blind: true } : {}),
+    ...(now.system.trim() ? { system: now.system } : {}),
+    ...(now.task ? { task: now.task } : {}),
+    ...(now.blind ? { blind: true } : {}),
   };
   const owns = (column: Column) => column.attempt === 0;
   await follow("/api/battles", body, aborted.signal, owns, (error, heard) => {
-    if (heard || aborted.signal.aborted) return;
-    // It was refused as a whole: that is no column's fault.
-    run.set(() => ({ turns: earlier, problem: error }));
+    if (heard) return;
+    // It was refused as a whole, or stopped before it began: what was there before is there again.
+    run.set(() => ({ turns: shown, problem: aborted.signal.aborted ? null : error }));
+    if (settings.get().prompt === "") change({ prompt });
   });
 }
 
@@ -165,6 +179,9 @@ async function follow(
     for await (const event of events<BattleEvent>(path, { body, signal })) {
       heard = true;
       take(event);
+      // A stop that was asked for before the column began has met nothing.
+      if (event.kind === "start" && current()?.battle.columns[event.column]?.stopping)
+        void postStop(event.column);
     }
   } catch (error) {
     message = signal.aborted ? "Stopped." : (error as Error).message;
@@ -175,7 +192,11 @@ async function follow(
     flush();
     changeBattle((battle) => ({
       ...battle,
-      columns: battle.columns.map((column) => (owns(column) ? settle(column, message) : column)),
+      columns: battle.columns.map((column) =>
+        owns(column)
+          ? settle(column, message, performance.now(), before.get(column.number))
+          : column,
+      ),
       running: streams > 0 || wanted.length > 0,
     }));
   }
@@ -204,23 +225,40 @@ export async function stop(number: number): Promise<void> {
   const battle = current()?.battle;
   const column = battle?.columns[number];
   if (!battle?.id || !column || !isRunning(column) || column.stopping) return;
-  const set = (stopping: boolean) =>
-    changeBattle((now) => ({
-      ...now,
-      columns: now.columns.map((one) => (one.number === number ? { ...one, stopping } : one)),
-    }));
-  set(true);
+  const was = before.get(number);
+  if (was && wanted.includes(number)) {
+    // It was not asked again yet, and will not be.
+    wanted = wanted.filter((one) => one !== number);
+    setColumn(number, () => was);
+    return;
+  }
+  setColumn(number, (now) => ({ ...now, stopping: true }));
+  await postStop(number);
+}
+
+function setColumn(number: number, change: (column: Column) => Column): void {
+  changeBattle((battle) => ({
+    ...battle,
+    columns: battle.columns.map((one) => (one.number === number ? change(one) : one)),
+  }));
+}
+
+async function postStop(number: number): Promise<void> {
+  const id = current()?.battle.id;
+  if (!id) return;
   try {
-    await post(`/api/battles/${encodeURIComponent(battle.id)}/columns/${number}/stop`, {
+    await post(`/api/battles/${encodeURIComponent(id)}/columns/${number}/stop`, {
       session: sessionName(),
     });
   } catch (error) {
-    set(false);
+    setColumn(number, (now) => ({ ...now, stopping: false }));
     fail(error);
   }
 }
 
 export async function stopAll(): Promise<void> {
+  if (performance.now() - askedAtMs < DOUBLE_CLICK_MS) return;
+  flush();
   const battle = current()?.battle;
   if (!battle) return;
   if (battle.id === null) {
@@ -236,13 +274,8 @@ export function retry(number: number): void {
   const turn = current();
   const column = turn?.battle.columns[number];
   if (!turn?.battle.id || !column || isRunning(column) || turn.vote) return;
-  changeBattle((battle) => ({
-    ...battle,
-    running: true,
-    columns: battle.columns.map((one) =>
-      one.number === number ? newColumn(number, one.model, one.attempt + 1) : one,
-    ),
-  }));
+  changeBattle((battle) => ({ ...battle, running: true }));
+  setColumn(number, (one) => newColumn(number, one.model, one.attempt + 1));
   before.set(number, column);
   wanted.push(number);
   nextRetry();

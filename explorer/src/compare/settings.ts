@@ -164,6 +164,11 @@ export function setModel(id: string, model: string): void {
   }));
 }
 
+/** Whether there is something to ask, and somebody. */
+export function isReady({ prompt, columns }: Settings): boolean {
+  return prompt.trim() !== "" && columns.some(({ model }) => model !== "");
+}
+
 /** Sets a parameter of one column, or of all while they are in step. */
 export function setParameter(id: string, name: keyof Parameters, value: string): void {
   settings.set((now) => ({

@@ -6,6 +6,7 @@ import {
   isWhole,
   mayVote,
   newBattle,
+  newColumn,
   ofStored,
   reduce,
   reveal,
@@ -101,6 +102,19 @@ describe("events", () => {
     expect(later).toMatchObject({ phase: "streaming", wait: null, wokeAtMs: 30, firstAtMs: 90 });
   });
 
+  it("do not tell who waits while that is hidden", () => {
+    const waiting: BattleEvent = {
+      ...{ kind: "waiting", column: 0, at_ms: 30, state: "sleeping", progress: 0.4 },
+      detail: "m0 loads",
+    };
+    const begin: BattleEvent = { kind: "start", column: 0, at_ms: 1, model: null };
+    expect(after([begin, waiting], 2, true).columns[0]?.wait).toEqual({
+      state: "waiting",
+      progress: 0.4,
+      detail: "",
+    });
+  });
+
   it("keep what a stopped column has said", () => {
     const battle = after([start(0), text(0, "half"), end(0, { finish_reason: "stopped" })]);
     expect(battle.columns[0]).toMatchObject({ phase: "stopped", source: "half" });
@@ -118,9 +132,18 @@ describe("events", () => {
 describe("the end", () => {
   it("ends columns whose stream broke off, and only those", () => {
     const { columns } = after([start(0), text(0, "x"), end(0), start(1), text(1, "y")]);
-    const over = columns.map((column) => settle(column, "Broken off."));
+    const over = columns.map((column) => settle(column, "Broken off.", 5400));
     expect(over[0]).toBe(columns[0]);
     expect(over[1]).toMatchObject({ phase: "error", source: "y", error: { code: "broken_off" } });
+    expect(over[1]?.endedAtMs).toBe(1 + 400);
+  });
+
+  it("brings back what was there before a retry that broke off", () => {
+    const [old] = after([start(0), text(0, "old"), end(0)]).columns;
+    const again = { ...newColumn(0, "m0", 1), source: "ne" };
+    const over = settle(again, "Gone.", 0, old);
+    expect(over).toMatchObject({ phase: "done", source: "old", attempt: 0 });
+    expect(over.note).toContain("Gone.");
   });
 
   it("lets one vote when two ended well and none runs", () => {
@@ -143,6 +166,10 @@ describe("the end", () => {
     );
     expect(standouts(columns)).toEqual({ fastest: 0, cheapest: null, longest: 1 });
     expect(standouts(columns.slice(1))).toBeNull();
+    const dear = end(1, { cost_usd: 0.3 });
+    const two = after([start(0), text(0, "x"), end(0), start(1), text(1, "y"), dear]).columns;
+    expect(standouts(two)?.cheapest).toBe(0);
+    expect(standouts(two.map((column) => ({ ...column, model: null })))?.cheapest).toBeNull();
   });
 });
 

@@ -29,6 +29,8 @@ export interface Column {
   readonly endedAtMs: number | null;
   /** By this page's clock, for the running time: when the column's start was heard of. */
   readonly heardAtMs: number | null;
+  /** What should be known about the answer. */
+  readonly note: string;
   /** A stop was asked for. */
   readonly stopping: boolean;
   /** Which attempt this is; events of an earlier one are late. */
@@ -60,6 +62,7 @@ export function newColumn(number: number, model: string | null, attempt = 0): Co
     firstAtMs: null,
     endedAtMs: null,
     heardAtMs: null,
+    note: "",
     stopping: false,
     attempt,
   };
@@ -121,6 +124,8 @@ export function reduce(battle: Battle, events: readonly BattleEvent[], nowMs: nu
   return { ...next, columns };
 }
 
+const HIDDEN = { state: "waiting", detail: "" };
+
 function step(
   column: Column,
   event: Exclude<BattleEvent, { kind: "battle" | "stored" | "text" }>,
@@ -135,7 +140,9 @@ function step(
         stopping: column.stopping,
       };
     case "waiting": {
-      const { state, progress, detail } = event;
+      const { progress } = event;
+      // How a model gets ready tells which it is.
+      const { state, detail } = column.model === null ? HIDDEN : event;
       return { ...column, wait: { state, progress, detail }, wokeAtMs: event.at_ms };
     }
     case "reasoning":
@@ -167,11 +174,25 @@ function step(
   }
 }
 
-/** The column's stream is over: if it has not ended, it never will. */
-export function settle(column: Column, message: string): Column {
+/**
+ * The column's stream is over: if it has not ended, it never will.
+ *
+ * @param before What a column was that is asked again: the server keeps that answer.
+ */
+export function settle(column: Column, message: string, nowMs: number, before?: Column): Column {
   if (!isRunning(column)) return column;
-  const error = { code: "broken_off", message, retryable: true };
-  return { ...column, phase: "error", wait: null, stopping: false, error };
+  if (before && column.attempt > 0)
+    return { ...before, note: `The answer of before; asked again, it broke off: ${message}` };
+  const { startedAtMs, heardAtMs } = column;
+  return {
+    ...column,
+    phase: "error",
+    wait: null,
+    stopping: false,
+    error: { code: "broken_off", message, retryable: true },
+    endedAtMs:
+      startedAtMs === null || heardAtMs === null ? null : startedAtMs + (nowMs - heardAtMs),
+  };
 }
 
 export function isRunning(column: Column): boolean {
@@ -250,6 +271,11 @@ export function reveal(battle: Battle, stored: StoredBattle): Battle {
   return { ...battle, columns };
 }
 
+/** Whether it is not told yet which model it is. */
+export function isHidden(column: Column | null): boolean {
+  return column?.model === null;
+}
+
 export interface Standouts {
   fastest: number;
   cheapest: number | null;
@@ -275,7 +301,8 @@ export function standouts(columns: readonly Column[]): Standouts | null {
   };
   return {
     fastest: least((figures) => figures.latency_ms) ?? (whole[0] as Column).number,
-    cheapest: least((figures) => figures.cost_usd),
+    // A price tells which model it is.
+    cheapest: columns.some(isHidden) ? null : least((figures) => figures.cost_usd),
     longest: least((figures) =>
       figures.completion_tokens === null ? null : -figures.completion_tokens,
     ),

@@ -1,4 +1,5 @@
-import { useCallback, useState } from "react";
+import { useCallback, useRef, useState } from "react";
+import { makeCasts } from "./casts";
 import type { StoredBattle } from "./events";
 import { castVote, type Vote } from "./run";
 
@@ -18,30 +19,36 @@ export function useVote(
   onStored: (stored: StoredBattle) => void,
 ): Voting {
   const [pending, setPending] = useState<{ battle: string; vote: Vote } | null>(null);
-  const [failed, setFailed] = useState({ battle: "", message: "" });
-  const reason = vote?.reason ?? "";
+  const [failed, setFailed] = useState<{ battle: string; reason: string; message: string }>();
+  const take = useRef(onStored);
+  take.current = onStored;
+  const [send] = useState(() =>
+    makeCasts(castVote, {
+      stored: (stored) => take.current(stored),
+      failed: (battle, { reason }, { message }) => setFailed({ battle, reason, message }),
+      settled: (battle) => setPending((now) => (now?.battle === battle ? null : now)),
+    }),
+  );
+  const saving = pending !== null && pending.battle === battle;
+  const shown = saving ? pending.vote : vote;
+  const failure = failed?.battle === battle ? failed : undefined;
+  // A reason that could not be saved is still in its field, and goes with the next vote.
+  const reason = failure?.reason ?? shown?.reason ?? "";
   const cast = useCallback(
-    async (verdict: Vote["verdict"], column: number | null = null, why = reason) => {
+    (verdict: Vote["verdict"], column: number | null = null, why = reason) => {
       if (battle === null) return;
       const next = { verdict, column, reason: why };
       setPending({ battle, vote: next });
-      setFailed({ battle: "", message: "" });
-      try {
-        onStored(await castVote(battle, next));
-      } catch (error) {
-        setFailed({ battle, message: (error as Error).message });
-      } finally {
-        setPending((now) => (now?.vote === next ? null : now));
-      }
+      setFailed(undefined);
+      send(battle, next);
     },
-    [battle, reason, onStored],
+    [battle, reason, send],
   );
-  const saving = pending !== null && pending.battle === battle;
   return {
-    vote: saving ? pending.vote : vote,
+    vote: shown,
     saving,
-    saved: !saving && vote !== null,
-    error: failed.battle === battle ? failed.message : "",
-    cast: (...of) => void cast(...of),
+    saved: !saving && !failure && vote !== null,
+    error: failure?.message ?? "",
+    cast,
   };
 }

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "react";
 import { moment } from "../charts/scales";
-import { follow } from "./follow";
+import { follow, SILENCE_MS } from "./follow";
 import { keepLast } from "./LogView";
 import styles from "./Streams.module.css";
 import type { FleetEvent } from "./shapes";
@@ -21,7 +21,7 @@ export function EventView({ model, admin }: { model: string; admin: boolean }) {
     const path = admin
       ? `/api/events?${new URLSearchParams({ model, limit: "100", follow: "true" })}`
       : `/api/models/${encodeURIComponent(model)}/events?history=100`;
-    void follow<FleetEvent>(path, ending.signal, null, {
+    void follow<FleetEvent>(path, ending.signal, SILENCE_MS, {
       onStart: () => {
         setTrouble("");
         setHappened([]);

@@ -1,6 +1,6 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import { Button } from "../ui/Button";
-import { follow } from "./follow";
+import { follow, SILENCE_MS } from "./follow";
 import styles from "./Streams.module.css";
 
 const MOST_LINES = 2_000;
@@ -33,7 +33,7 @@ export function LogView({ model }: { model: string }) {
       setLines((before) => keepLast(clear ? [] : before, more, MOST_LINES));
     };
     const path = `/api/logs?${new URLSearchParams({ model, lines: "500", follow: "true" })}`;
-    void follow<{ line: string }>(path, ending.signal, null, {
+    void follow<{ line: string }>(path, ending.signal, SILENCE_MS, {
       onStart: () => {
         waiting = [];
         afresh = true;

@@ -2,6 +2,9 @@ import { ApiError } from "../api/client";
 import { events } from "../api/stream";
 import { backoffMs, pause } from "./retry";
 
+/** Of a stream that may have nothing to tell; the server sends a comment every 10 s. */
+export const SILENCE_MS = 30_000;
+
 export interface Follower<T> {
   /** A connection begins: what came over the one before comes again. */
   onStart?: () => void;
@@ -20,12 +23,12 @@ function isFinal(error: unknown): boolean {
 /**
  * Follows an event stream and comes back to it whenever it breaks, until `signal` fires.
  *
- * @param silenceMs A stream that says nothing for so long counts as broken; null: it may be silent.
+ * @param silenceMs A stream that says nothing for so long counts as broken.
  */
 export async function follow<T>(
   path: string,
   signal: AbortSignal,
-  silenceMs: number | null,
+  silenceMs: number,
   follower: Follower<T>,
 ): Promise<void> {
   let failures = 0;
@@ -36,16 +39,18 @@ export async function follow<T>(
     let watch: ReturnType<typeof setTimeout> | undefined;
     const heard = () => {
       clearTimeout(watch);
-      if (silenceMs !== null) watch = setTimeout(stop, silenceMs);
+      watch = setTimeout(stop, silenceMs);
     };
     let error: Error = new ApiError("The connection to Aviary ended.", 0, "broken_off");
     try {
       heard();
-      let first = true;
-      for await (const item of events<T>(path, { signal: attempt.signal })) {
-        if (first) follower.onStart?.();
-        first = false;
+      const onOpen = () => {
         failures = 0;
+        heard();
+        follower.onStart?.();
+      };
+      const said = { signal: attempt.signal, onOpen, onComment: heard };
+      for await (const item of events<T>(path, said)) {
         heard();
         follower.onItem(item);
       }

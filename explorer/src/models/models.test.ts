@@ -1,4 +1,5 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
+import { follow } from "./follow";
 import { keepLast } from "./LogView";
 import { backoffMs } from "./retry";
 import type { Model, Replica } from "./shapes";
@@ -38,6 +39,35 @@ describe("coming back", () => {
     expect(backoffMs(3, 0.5)).toBe(4000);
     expect(backoffMs(90, 0.5)).toBe(15_000);
     expect(backoffMs(0, 0)).toBeLessThan(backoffMs(0, 1));
+  });
+});
+
+describe("following", () => {
+  it("begins when the stream opens, and a comment breaks its silence", async () => {
+    const ending = new AbortController();
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+    const writer = writable.getWriter();
+    vi.stubGlobal("fetch", async (_: string, { signal }: RequestInit) => {
+      signal?.addEventListener("abort", () => writer.abort(signal.reason).catch(() => undefined));
+      return new Response(readable);
+    });
+    const told: string[] = [];
+    const began = performance.now();
+    const over = follow("/x", ending.signal, 400, {
+      onStart: () => told.push("start"),
+      onItem: () => told.push("item"),
+      onBreak: () => {
+        told.push("break");
+        ending.abort();
+      },
+    });
+    await vi.waitFor(() => expect(told).toEqual(["start"]));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    void writer.write(new TextEncoder().encode(": \n\n"));
+    await over;
+    vi.unstubAllGlobals();
+    expect(told).toEqual(["start", "break"]);
+    expect(performance.now() - began).toBeGreaterThan(590);
   });
 });
 

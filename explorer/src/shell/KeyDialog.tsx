@@ -6,6 +6,7 @@ import { me } from "../api/queries";
 import { Button } from "../ui/Button";
 import { Dialog, DialogButtons } from "../ui/Dialog";
 import { Field, inputClass } from "../ui/Field";
+import { keyLabel } from "./keyLabel";
 
 /** Says who this browser is to Aviary, and takes another key. Nothing when no keys are in use. */
 export function KeyDialog() {
@@ -13,8 +14,8 @@ export function KeyDialog() {
   const queries = useQueryClient();
   const [open, setOpen] = useState(false);
   const [typed, setTyped] = useState("");
-  const refused = who.isError && apiKey() !== "";
-  if (!refused && !who.data?.keys) return null;
+  const label = keyLabel(who, apiKey());
+  if (label === null) return null;
 
   async function use(key: string) {
     setApiKey(key);
@@ -23,11 +24,10 @@ export function KeyDialog() {
     setOpen(false);
   }
 
-  const role = refused ? "key refused" : (who.data?.role ?? "visitor");
   return (
     <>
       <Button onClick={() => setOpen(true)} icon={<KeyRound size={15} aria-hidden="true" />}>
-        {role}
+        {label}
       </Button>
       <Dialog
         open={open}

@@ -11,6 +11,8 @@ import type { LengthCount } from "./shapes";
 export function Lengths(props: {
   title: string;
   bins: LengthCount[];
+  /** How many there were in all, of whatever length. */
+  requests: number;
   color: string;
   height: number;
 }) {
@@ -20,7 +22,7 @@ export function Lengths(props: {
   return (
     <Figure
       title={title}
-      summary={lengthsSaid(bins)}
+      summary={lengthsSaid(bins, props.requests)}
       height={height}
       head={["Tokens", "Requests"]}
       rows={() =>

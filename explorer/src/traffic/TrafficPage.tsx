@@ -209,12 +209,14 @@ function Charts({ traffic }: { traffic: Traffic }) {
         <Lengths
           title="Prompt length, tokens"
           bins={traffic.prompt_lengths}
+          requests={totals.requests}
           color="var(--series-3)"
           height={HEIGHT}
         />
         <Lengths
           title="Answer length, tokens"
           bins={traffic.completion_lengths}
+          requests={totals.requests}
           color="var(--series-1)"
           height={HEIGHT}
         />

@@ -5,11 +5,13 @@ import {
   errorsSaid,
   filledBins,
   lengthsSaid,
+  percentilesSaid,
   queriesSaid,
   replicaChanges,
   sortedModels,
   stepName,
   steps,
+  tokensSaid,
 } from "./series";
 import type { ModelFigures, Point } from "./shapes";
 
@@ -42,16 +44,22 @@ describe("the address", () => {
 
 describe("rates", () => {
   it("are by the second, and the peak stays what it was within one", () => {
-    const [only] = steps([point(0, 50, 31)], 10);
-    expect(only).toMatchObject({ mean_rps: 5, tokens_in_per_s: 50, peak_rps: 31 });
+    const [first, last] = steps([point(0, 50, 31), point(10, 4, 3)], 10);
+    expect(first).toMatchObject({ mean_rps: 5, tokens_in_per_s: 50, peak_rps: 31 });
+    // It is not over.
+    expect(last).toMatchObject({ mean_rps: null, tokens_in_per_s: null, peak_rps: 3 });
   });
 
   it("are said in words", () => {
     const at = new Date(2026, 4, 1, 12, 30).getTime() / 1000;
-    expect(queriesSaid(steps([point(at - 60, 60, 2), point(at, 180, 41)], 60), 60)).toBe(
+    const points = [point(at - 60, 60, 2), point(at, 180, 41), point(at + 60, 1, 1)];
+    expect(queriesSaid(steps(points, 60), 60)).toBe(
       "2.0 a second on average; at most 41 in one second, 1 May 12:30.",
     );
     expect(queriesSaid(steps([point(at, 0, 0)], 60), 60)).toBe("No requests in this period.");
+    const bare = steps([{ ...point(at - 60, 2, 1), ttft_p99_ms: null }, point(at, 0, 0)], 60);
+    expect(percentilesSaid(bare, 60, "ttft", { p50: null, p99: null })).toBe("No figures.");
+    expect(tokensSaid(bare, 60)).toBe("No figures.");
     expect(errorsSaid(steps([point(at, 9, 1, 3)], 60), 60)).toBe("3 in all; most 1 May 12:30: 3.");
     expect([5, 90, 3600, 7200].map(stepName)).toEqual(["5 s", "1.5 min", "1 h", "2 h"]);
   });
@@ -63,7 +71,9 @@ describe("lengths", () => {
   it("begin and end with what there is", () => {
     expect(filledBins(bins).map((bin) => bin.from)).toEqual([10, 20, 30, 40]);
     expect(filledBins([])).toEqual([]);
-    expect(lengthsSaid(bins)).toBe("Half have at most 29 tokens; most often 20–29.");
+    expect(lengthsSaid(bins, 15)).toBe("Half have at most 29 tokens; most often 20–29.");
+    expect(lengthsSaid([], 15)).toBe("No figures.");
+    expect(lengthsSaid([], 0)).toBe("No requests in this period.");
   });
 });
 

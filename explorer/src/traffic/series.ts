@@ -4,20 +4,24 @@ import { moment } from "../charts/scales";
 import { count, duration, rate, short } from "../ui/format";
 import type { LengthCount, ModelFigures, Point, ReplicaHistory, ReplicaPoint } from "./shapes";
 
+/** Rates are null where the step is not over. */
 export interface Step extends Point {
-  mean_rps: number;
-  tokens_in_per_s: number;
-  tokens_out_per_s: number;
+  mean_rps: number | null;
+  tokens_in_per_s: number | null;
+  tokens_out_per_s: number | null;
 }
 
-/** The points with their rates a second, which compare across ranges. */
+/** The points with their rates a second, which compare across ranges. Of the last there is more to come. */
 export function steps(points: readonly Point[], step_s: number): Step[] {
-  return points.map((point) => ({
-    ...point,
-    mean_rps: point.requests / step_s,
-    tokens_in_per_s: point.prompt_tokens / step_s,
-    tokens_out_per_s: point.completion_tokens / step_s,
-  }));
+  return points.map((point, index) => {
+    const rateOf = (sum: number) => (index < points.length - 1 ? sum / step_s : null);
+    return {
+      ...point,
+      mean_rps: rateOf(point.requests),
+      tokens_in_per_s: rateOf(point.prompt_tokens),
+      tokens_out_per_s: rateOf(point.completion_tokens),
+    };
+  });
 }
 
 function highest<T>(items: readonly T[], of: (item: T) => number | null | undefined): T | null {
@@ -29,12 +33,19 @@ function highest<T>(items: readonly T[], of: (item: T) => number | null | undefi
   return found;
 }
 
-const NOTHING = "No requests in this period.";
+function nothing(requests: number): string {
+  return requests > 0 ? "No figures." : "No requests in this period.";
+}
+
+function requestsIn(points: readonly Step[]): number {
+  return points.reduce((sum, point) => sum + point.requests, 0);
+}
 
 export function queriesSaid(points: readonly Step[], step_s: number): string {
   const peak = highest(points, (point) => point.peak_rps);
-  if (peak === null) return NOTHING;
-  const mean = points.reduce((sum, point) => sum + point.mean_rps, 0) / points.length;
+  if (peak === null) return nothing(requestsIn(points));
+  const means = points.flatMap(({ mean_rps }) => mean_rps ?? []);
+  const mean = means.length > 0 ? means.reduce((sum, one) => sum + one, 0) / means.length : null;
   return `${rate(mean)} a second on average; at most ${count(peak.peak_rps)} in one second, ${moment(peak.t, step_s)}.`;
 }
 
@@ -45,13 +56,13 @@ export function percentilesSaid(
   totals: { p50: number | null; p99: number | null },
 ): string {
   const worst = highest(points, (point) => point[`${kind}_p99_ms`]);
-  if (worst === null) return NOTHING;
+  if (worst === null) return nothing(requestsIn(points));
   return `Half within ${duration(totals.p50)}, 99 % within ${duration(totals.p99)}; worst ${moment(worst.t, step_s)}: p99 ${duration(worst[`${kind}_p99_ms`])}.`;
 }
 
 export function tokensSaid(points: readonly Step[], step_s: number): string {
   const peak = highest(points, (point) => point.tokens_out_per_s);
-  if (peak === null) return NOTHING;
+  if (peak === null) return nothing(requestsIn(points));
   return `Out: at most ${short(peak.tokens_out_per_s)} a second, ${moment(peak.t, step_s)}.`;
 }
 
@@ -75,10 +86,10 @@ export function filledBins(bins: readonly LengthCount[]): LengthCount[] {
   return bins.slice(first, bins.findLastIndex((bin) => bin.count > 0) + 1);
 }
 
-export function lengthsSaid(bins: readonly LengthCount[]): string {
+export function lengthsSaid(bins: readonly LengthCount[], requests: number): string {
   const all = bins.reduce((sum, bin) => sum + bin.count, 0);
   const most = highest(bins, (bin) => bin.count);
-  if (most === null) return NOTHING;
+  if (most === null) return nothing(requests);
   let seen = 0;
   const middle = bins.find((bin) => {
     seen += bin.count;

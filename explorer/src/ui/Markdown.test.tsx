@@ -111,6 +111,22 @@ describe("hostile text", () => {
     const stairs = Array.from({ length: 150 }, (_, at) => `${" ".repeat(at * 2)}- a`).join("\n");
     expect(html(stairs)).toContain("- a");
   });
+
+  it("cuts what looks like a table, and runs of blank lines, in no time", () => {
+    const rows = `${"|".repeat(2_000)}\n|${"-".repeat(1_990)}x\n`;
+    const dashes = `${"-".repeat(2_100)}|\n${"-".repeat(1_800)}\n`;
+    const breaks = `\`\`\`\na${"\n".repeat(100_000)}b\n\`\`\`\n`;
+    for (const text of [rows.repeat(25), dashes.repeat(25), breaks, "\n".repeat(100_000)]) {
+      // The best of some: something else may have the machine.
+      let best = Number.POSITIVE_INFINITY;
+      for (let tries = 0; tries < 5 && best >= 200; tries++) {
+        const began = performance.now();
+        whole(text);
+        best = Math.min(best, performance.now() - began);
+      }
+      expect(best).toBeLessThan(200);
+    }
+  });
 });
 
 describe("growing text", () => {

@@ -21,7 +21,10 @@ describe("figures", () => {
     [16.4, "16 ms"],
     [999.6, "1.00 s"],
     [12_345, "12.3 s"],
+    [59_949, "59.9 s"],
+    [59_950, "1 min 00 s"],
     [61_000, "1 min 01 s"],
+    [3_599_700, "1 h 00 min"],
     [3_723_000, "1 h 02 min"],
     [200_000_000, "2 d 7 h"],
   ])("duration %s is %s", (value, text) => {
@@ -44,6 +47,10 @@ describe("figures", () => {
       "50 MB",
       "1.5 GB",
     ]);
+  });
+
+  it("do not round a low rate to nothing", () => {
+    expect([0, 0.0023, 0.0951, 0.31].map(rate)).toEqual(["0.0", "0.0023", "0.1", "0.3"]);
   });
 
   it("tell how long ago in one unit", () => {

@@ -7,9 +7,9 @@ export function duration(ms: number | null | undefined): string {
   if (ms < 0.95) return `${ms.toFixed(2)} ms`;
   if (ms < 999.5) return `${Math.round(ms)} ms`;
   if (ms < 59_950) return `${(ms / 1000).toFixed(ms < 9_995 ? 2 : 1)} s`;
-  const minutes = Math.floor(ms / 60_000);
-  const seconds = Math.floor((ms % 60_000) / 1000);
-  if (minutes < 60) return `${minutes} min ${String(seconds).padStart(2, "0")} s`;
+  const seconds = Math.round(ms / 1000);
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${String(seconds % 60).padStart(2, "0")} s`;
   const hours = Math.floor(minutes / 60);
   if (hours < 48) return `${hours} h ${String(minutes % 60).padStart(2, "0")} min`;
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
@@ -36,6 +36,9 @@ export function short(value: number | null | undefined): string {
 
 export function rate(perSecond: number | null | undefined): string {
   if (perSecond == null) return NOTHING;
+  // What is little has two digits that say something, never an exponent.
+  if (perSecond > 0 && perSecond < 0.095)
+    return perSecond.toFixed(Math.min(12, 1 - Math.floor(Math.log10(perSecond))));
   return perSecond < 9.95 ? perSecond.toFixed(1) : count(perSecond);
 }
 

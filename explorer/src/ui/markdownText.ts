@@ -45,7 +45,8 @@ const RAW: readonly (readonly [RegExp, RegExp])[] = [
   [/^ {0,3}<!\[CDATA\[/, /\]\]>/],
   [/^ {0,3}<![a-z]/i, />/],
 ];
-const TABLE = /^[^\n]*\|[^\n]*\n[ \t]*(?=[^\n]*\|)[|:\- \t]*-[|:\- \t]*\n/;
+// Each part can match in one way only, so that hostile rows cost no more than their length.
+const TABLE = /^[^\n|]*\|[^\n]*\n(?=[^\n]*\|)(?=[^\n]*-)[|:\- \t]+\n/;
 const HTML = /^ {0,3}<\/?[a-z][^<>]*>?/i;
 
 /** The text with more of it. */
@@ -98,7 +99,9 @@ class Cutter {
 
   /** Ends the open block before `position`; returns where `other` is in what remains. */
   private cutAt(position: number, other: number): number {
-    const block = this.open.slice(0, position).replace(/\n+$/, "");
+    let end = position;
+    while (this.open[end - 1] === "\n") end -= 1;
+    const block = this.open.slice(0, end);
     if (block.trim() !== "") this.done.push(block);
     this.open = this.open.slice(position);
     this.seen = 0;
