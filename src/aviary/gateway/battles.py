@@ -36,6 +36,7 @@ from aviary.wire.asgi import (
     Receive,
     Scope,
     Send,
+    find_header,
     read_body,
     send_json,
 )
@@ -197,8 +198,18 @@ class Battles:
 
 
 def _caller(state: GatewayState, scope: Scope) -> KeyView | None:
+    """Whose request it is.
+
+    Raises:
+        NotAuthorized: it may not be made.
+        InvalidRequest: a visitor's, and not JSON: browsers send other kinds for any page.
+    """
     key = state.identify_or_welcome(scope)
     require(key, "visitor")
+    if key is VISITOR:
+        kind = find_header(scope["headers"], b"content-type") or b""
+        if kind.partition(b";")[0].strip().lower() != b"application/json":
+            raise InvalidRequest("Without a key the `content-type` must be `application/json`.")
     return key
 
 

@@ -1,0 +1,65 @@
+"""Visitors in a worker: what of theirs is refused before it costs anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from scripted import Gateway, Start, error_of, good
+
+from aviary.core.states import KeyView
+from aviary.wire.client import Target
+
+NOWHERE = Target("127.0.0.1", 9)
+KEYS = (KeyView("ak_someone", "00" * 32, "user"),)
+JSON = (b"content-type", b"application/json")
+
+
+def battle(**fields: Any) -> bytes:
+    return json.dumps(
+        {"models": [{"model": "m"}], "prompt": "hi", "session": "s"} | fields
+    ).encode()
+
+
+async def guarded(start: Start, control: Target = NOWHERE) -> Gateway:
+    """A worker where keys are needed and visitors are welcome."""
+    gateway = await start(good, keys=KEYS, control=control)
+    table = gateway.state.table
+    table.update(replace(table.snapshot, generation=2, visitors=True))
+    return gateway
+
+
+async def send(
+    gateway: Gateway, path: str, body: bytes, *headers: tuple[bytes, bytes], method: str = "POST"
+) -> tuple[int, bytes]:
+    response = await gateway.state.client.request(gateway.target, method, path, headers, body)
+    try:
+        return response.status, await response.read_all(1 << 24)
+    finally:
+        response.close()
+
+
+@pytest.mark.parametrize(
+    "header", [(b"origin", b"https://evil.example"), (b"sec-fetch-site", b"cross-site")]
+)
+async def test_a_strangers_page(start: Start, header: tuple[bytes, bytes]) -> None:
+    gateway = await guarded(start)
+    for path in ("/api/battles", "/api/votes", "/api/choose"):
+        status, answer = await send(gateway, path, battle(), JSON, header)
+        assert (status, error_of(answer)["code"]) == (403, "forbidden")
+    status, answer = await send(gateway, "/api/battles", battle(), JSON)
+    assert (status, b'"end"' in answer) == (200, True)
+    own = ((b"origin", b"http://127.0.0.1"), (b"sec-fetch-site", b"same-origin"))
+    assert (await send(gateway, "/api/battles", battle(), JSON, *own))[0] == 200
+
+
+async def test_what_any_page_can_post(start: Start) -> None:
+    gateway = await guarded(start)
+    for path in ("/api/battles", "/api/battles/b/retry", "/api/battles/b/columns/0/stop"):
+        for kind in ([], [(b"content-type", b"text/plain")]):
+            status, answer = await send(gateway, path, battle(), *kind)
+            assert (status, "application/json" in error_of(answer)["message"]) == (400, True)
+    good_kind = (b"content-type", b"Application/JSON; charset=utf-8")
+    assert (await send(gateway, "/api/battles", battle(), good_kind))[0] == 200
