@@ -48,6 +48,8 @@ PUBLIC = frozenset({"/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing about models or people."""
 VISITS_PER_MINUTE = 600
 """So many requests to `/api` an address' visitors may make in each worker."""
+VISITORS_BODY_BYTES = 65536
+"""Largest body of theirs to `/api`, battles aside."""
 
 
 class GatewayApp:
@@ -205,6 +207,8 @@ class GatewayApp:
             # Without keys everybody administers: `HostGuard` sees to it who that can be.
             identity = ("admin", "") if key is None else (key.role, key.id)
             most_bytes = state.max_body_bytes
+            if key is VISITOR:
+                most_bytes = min(VISITORS_BODY_BYTES, most_bytes)
         check_length(scope["headers"], most_bytes)
         await forward(
             state.client, self._control, state.token, identity, (scope, receive, send), most_bytes

@@ -204,7 +204,9 @@ class NewChoice(BaseModel):
     """Which model to choose."""
 
     how: How
-    among: list[str] | None = Field(default=None, description="Only of these; null: of all.")
+    among: list[str] | None = Field(
+        default=None, max_length=200, description="Only of these; null: of all."
+    )
 
 
 class Choice(BaseModel):

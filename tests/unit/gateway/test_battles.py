@@ -238,6 +238,18 @@ def test_bodies_that_are_no_battle(body: bytes) -> None:
         read_asked(body)
 
 
+def test_more_than_can_be_stored_is_refused_before_it_is_answered() -> None:
+    for large in ("x" * 4_000_001, "\u00e9" * 700_000):
+        for turns in ([], [{"role": "user", "content": large}]):
+            prompt = "hi" if turns else large
+            models = [{"model": "m", "messages": turns}]
+            body = json.dumps({"models": models, "prompt": prompt}, ensure_ascii=False)
+            with pytest.raises(InvalidRequest, match="a battle keeps 4000000"):
+                read_asked(body.encode())
+    models = [{"model": "m"}]
+    read_asked(json.dumps({"models": models, "prompt": "x" * 3_000_000}).encode())
+
+
 async def test_columns_have_turns_of_their_own(start: Start, control: Control) -> None:
     gateway = await start(good, good, control=control.target)
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]

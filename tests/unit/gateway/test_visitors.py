@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from scripted import Gateway, Start, error_of, good
 
+from aviary.core.errors import BudgetExceeded
 from aviary.core.states import KeyView
+from aviary.gateway.battles import AN_ADDRESS_PER_MINUTE, STOPS_AN_ADDRESS_PER_MINUTE, Battles
+from aviary.wire.asgi import ClientLeft
 from aviary.wire.client import Target
 
 NOWHERE = Target("127.0.0.1", 9)
@@ -63,3 +66,49 @@ async def test_what_any_page_can_post(start: Start) -> None:
             assert (status, "application/json" in error_of(answer)["message"]) == (400, True)
     good_kind = (b"content-type", b"Application/JSON; charset=utf-8")
     assert (await send(gateway, "/api/battles", battle(), good_kind))[0] == 200
+
+
+async def test_large_bodies(start: Start) -> None:
+    gateway = await guarded(start)
+    gateway.state.max_body_bytes = 1 << 24
+    for path, most in (("/api/battles", 262_144), ("/api/votes", 65_536), ("/api/choose", 65_536)):
+        status, answer = await send(gateway, path, b" " * (most + 1), JSON)
+        assert (status, error_of(answer)["code"]) == (413, "body_too_large")
+        assert (await send(gateway, path, b" " * most, JSON))[0] in (400, 503)
+    assert (await send(gateway, "/api/battles", battle(prompt="x" * 200_000), JSON))[0] == 200
+
+
+async def test_an_address_counts_before_its_body_is_read(start: Start) -> None:
+    battles = Battles(NOWHERE)
+    gateway = await guarded(start)
+    scope = {
+        "client": ("203.0.113.7", 1),
+        "headers": [JSON, (b"host", b"aviary.example")],
+    }
+    for path, most in (
+        ("/api/battles", AN_ADDRESS_PER_MINUTE),
+        ("/api/battles/b/columns/0/stop", STOPS_AN_ADDRESS_PER_MINUTE),
+    ):
+        serve = battles.find(path)
+        assert serve is not None
+        for _ in range(most):
+            with pytest.raises(ClientLeft):
+                await serve(gateway.state, scope, left, ignore)
+        with pytest.raises(BudgetExceeded):
+            await serve(gateway.state, scope, unread, ignore)
+    retry = battles.find("/api/battles/b/retry")
+    assert retry is not None
+    with pytest.raises(BudgetExceeded):
+        await retry(gateway.state, scope, unread, ignore)
+
+
+async def left() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+async def unread() -> dict[str, Any]:
+    raise AssertionError("the body was read")
+
+
+async def ignore(message: object) -> None:
+    pass
