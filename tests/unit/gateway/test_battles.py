@@ -16,6 +16,8 @@ from scripted import CHAT, DONE, ROLE, USAGE, Fake, Gateway, Start, error_of, go
 from aviary.arena.asked import read_asked
 from aviary.core.errors import InvalidRequest
 from aviary.core.preference import Battle, Contestant, Found, Progress, Stop
+from aviary.core.states import ModelView, ReplicaState, ReplicaView
+from aviary.gateway.column import _waiting
 from aviary.wire.client import Target
 
 NOWHERE = Target("127.0.0.1", 9)
@@ -159,6 +161,24 @@ async def test_an_error_in_the_middle_of_an_answer(start: Start) -> None:
     (last,) = [event["error"] for event in blind if event["kind"] == "error"]
     assert (last["code"], last["message"]) == ("engine_error", "This model did not answer.")
     assert blind[1]["model"] is None
+
+
+async def test_how_a_blind_column_waits_does_not_tell_the_model(start: Start) -> None:
+    loading = ReplicaView(
+        "m/9", "", 0, state=ReplicaState.STARTING, progress=0.5, detail="reads m.gguf"
+    )
+    view = ModelView("m", asleep=True, replicas=(loading,))
+    told = {"kind": "waiting", "state": "waiting", "progress": 0.5, "detail": ""}
+    assert _waiting(view, blind=True) == told
+    assert _waiting(view, blind=False) == told | {"state": "sleeping", "detail": "reads m.gguf"}
+
+    async def late(fake: Fake) -> None:
+        await asyncio.sleep(0.1)
+        await good(fake)
+
+    events = await fight(await start(late, control=NOWHERE, asleep=True), "m", blind=True)
+    (waits,) = [event for event in events if event["kind"] == "waiting"]
+    assert (waits["state"], waits["progress"], waits["detail"]) == ("waiting", None, "")
 
 
 async def test_odd_chunks_count_as_nothing(start: Start) -> None:
