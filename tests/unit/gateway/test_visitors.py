@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from scripted import Gateway, Start, error_of, good
+from scripted import Fake, Gateway, Start, error_of, good
 
 from aviary.core.errors import BudgetExceeded
 from aviary.core.states import KeyView
+from aviary.gateway import app
 from aviary.gateway.battles import AN_ADDRESS_PER_MINUTE, STOPS_AN_ADDRESS_PER_MINUTE, Battles
+from aviary.gateway.exchange import GatewayState
 from aviary.wire.asgi import ClientLeft
 from aviary.wire.client import Target
 
@@ -100,6 +104,57 @@ async def test_an_address_counts_before_its_body_is_read(start: Start) -> None:
     assert retry is not None
     with pytest.raises(BudgetExceeded):
         await retry(gateway.state, scope, unread, ignore)
+
+
+async def hangs(fake: Fake) -> None:
+    fake.begin()
+    fake.write(b": \n\n")
+    await fake.wait_for_leaving()
+
+
+async def test_event_streams_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "VISITS_FROM_HERE_AT_ONCE", 2)
+    control = Fake(hangs)
+    await control.start()
+    gateway = await guarded(start, Target("127.0.0.1", control.port))
+    client, path = gateway.state.client, "/api/models/m/events"
+    streams = [await client.request(gateway.target, "GET", path) for _ in range(2)]
+    assert [stream.status for stream in streams] == [200, 200]
+    status, answer = await send(gateway, path, b"", method="GET")
+    assert (status, error_of(answer)["code"]) == (429, "budget_exceeded")
+    streams.pop().close()
+    async with asyncio.timeout(20):
+        while True:
+            again = await client.request(gateway.target, "GET", path)
+            streams.append(again)
+            if again.status == 200:
+                break
+            await asyncio.sleep(0.05)
+    for stream in streams:
+        stream.close()
+    control.server.close()
+
+
+def test_streams_are_counted_by_network() -> None:
+    async def shutdown() -> None:
+        pass
+
+    async def startup() -> GatewayState:
+        raise AssertionError("it is not started")
+
+    worker = app.GatewayApp(startup, shutdown, NOWHERE)
+    with contextlib.ExitStack() as held:
+        for number in range(20):
+            held.enter_context(worker._hold({"client": (f"2001:db8::{number:x}", 1)}))
+        with pytest.raises(BudgetExceeded, match="More than 20 requests"):
+            held.enter_context(worker._hold({"client": ("2001:db8::ffff", 1)}))
+        held.enter_context(worker._hold({"client": ("203.0.113.7", 1)}))
+        for _ in range(200):
+            held.enter_context(worker._hold({"client": ("127.0.0.1", 1)}))
+        with pytest.raises(BudgetExceeded, match="More than 200 requests"):
+            held.enter_context(worker._hold({"client": None}))
+    with worker._hold({"client": ("2001:db8::ffff", 1)}):
+        pass
 
 
 async def left() -> dict[str, Any]:
