@@ -9,11 +9,14 @@ import msgspec
 
 from aviary.core.errors import Forbidden, InvalidRequest
 from aviary.core.preference import Battle, Contestant
+from aviary.store.ballot_rows import MAX_MESSAGES_CHARACTERS, messages_and_lineup
 
 MOST_COLUMNS: Final = 6
 MOST_MESSAGES: Final = 1_000
 MOST_SESSION_CHARACTERS: Final = 64
 MOST_TASK_CHARACTERS: Final = 64
+MOST_GROWTH: Final = 8
+"""A body does not grow by more than this when it is written as it is stored."""
 OURS: Final = frozenset({"model", "messages", "prompt", "stream", "stream_options", "n"})
 """Fields of a generation request that are no parameters of a column."""
 
@@ -133,6 +136,8 @@ def read_asked(body: bytes) -> AskedBattle:
             raise InvalidRequest(f"{name} has more than {most} characters.", param=name)
     if asked.prompt:
         asked.messages, asked.prompt = [{"role": "user", "content": asked.prompt}], ""
+    if len(body) * MOST_GROWTH > MAX_MESSAGES_CHARACTERS:  # else it fits, however it is written
+        messages_and_lineup(asked.messages, asked.lineup)
     return asked
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 How = Literal["fastest", "cheapest", "best", "random"]
 
-_PERIOD: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)")
+_PERIOD: Final = re.compile(r"([0-9]{1,10}(?:\.[0-9]{1,6})?)([smhd]?)")
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 

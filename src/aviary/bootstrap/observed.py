@@ -63,6 +63,7 @@ class Observed:
         self._totals_at = 0.0
         self._rates = TokenRates()
         self._asking: asyncio.Task[Mapping[str, Load]] | None = None
+        self._figures_lock = asyncio.Lock()
         self._traffic_lock = asyncio.Lock()
         self._traffic: dict[tuple[Range, str | None], tuple[float, Traffic]] = {}
 
@@ -107,13 +108,10 @@ class Observed:
 
     async def figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
         """What the request log says of the models' answers since a unix time."""
-        async with self._lock:
-            return await asyncio.to_thread(self._read_figures, models, since)
-
-    def _read_figures(self, models: Sequence[str], since: float) -> Mapping[str, Figures]:
-        from aviary.store.figures import figures
-
-        return figures(self._open_log().database, models, since)
+        async with self._figures_lock:  # the list of models does not wait behind a leaderboard
+            async with self._lock:
+                log = await asyncio.to_thread(self._open_log)
+            return await asyncio.to_thread(_read_figures, log, models, since)
 
     async def traffic(self, shown: Range, model: str | None) -> Traffic:
         """What the request log's roll-ups say of a range of time; a second old at most."""
@@ -154,6 +152,12 @@ class Observed:
         await self._client.close()
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
+
+
+def _read_figures(log: SqlRequestLog, models: Sequence[str], since: float) -> Mapping[str, Figures]:
+    from aviary.store.figures import figures
+
+    return figures(log.database, models, since)
 
 
 def _read_traffic(log: SqlRequestLog, shown: Range, model: str | None) -> Traffic:

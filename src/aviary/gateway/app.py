@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
 
@@ -17,7 +18,7 @@ import structlog
 
 from aviary.auth.addresses import network_of
 from aviary.auth.keys import VISITOR, require
-from aviary.auth.limits import Limit
+from aviary.auth.limits import AtOnce, Limit
 from aviary.auth.visitors import may_visit
 from aviary.core.errors import AviaryError, MethodNotAllowed, RouteMissing
 from aviary.core.states import KeyView, ModelState, ModelView
@@ -48,6 +49,12 @@ PUBLIC = frozenset({"/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing about models or people."""
 VISITS_PER_MINUTE = 600
 """So many requests to `/api` an address' visitors may make in each worker."""
+VISITORS_BODY_BYTES = 65536
+"""Largest body of theirs to `/api`, battles aside."""
+VISITS_AT_ONCE = 20
+"""So many of an address' visitors' requests the control process serves at once for each worker."""
+VISITS_FROM_HERE_AT_ONCE = 200
+"""Of this machine's own address, which is everybody's behind a reverse proxy."""
 
 
 class GatewayApp:
@@ -73,6 +80,9 @@ class GatewayApp:
         self._pages = pages
         self._battles = None if control is None else Battles(control)
         self._visits = Limit(VISITS_PER_MINUTE, "requests of visitors of an address")
+        what = "requests of visitors of an address"
+        self._at_once = AtOnce(VISITS_AT_ONCE, what)
+        self._from_here_at_once = AtOnce(VISITS_FROM_HERE_AT_ONCE, what)
         self._state: GatewayState | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,10 +171,15 @@ class GatewayApp:
         if not may_visit(scope["method"], path):
             return self._identify(state, scope)
         key = state.identify_or_welcome(scope)
-        address = scope.get("client")
-        if key is VISITOR and address and (network := network_of(str(address[0]))):
+        if key is VISITOR and (network := _network(scope)):
             self._visits.take(network, monotonic())
         return key
+
+    def _hold(self, scope: Scope) -> AbstractContextManager[None]:
+        """Count a visitor's request as one that is being served, streams too, until it ends."""
+        if network := _network(scope):
+            return self._at_once.hold([network], 1)
+        return self._from_here_at_once.hold(["here"], 1)
 
     @staticmethod
     async def _ready(state: GatewayState, send: Send) -> None:
@@ -195,6 +210,7 @@ class GatewayApp:
         self, state: GatewayState, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         public = path in PUBLIC or path.startswith("/docs/")
+        held: AbstractContextManager[None] = nullcontext()
         if self._control is None or not (public or path.startswith("/api/")):
             raise RouteMissing(f"There is nothing at {path[:200]}.")
         if public:
@@ -205,10 +221,19 @@ class GatewayApp:
             # Without keys everybody administers: `HostGuard` sees to it who that can be.
             identity = ("admin", "") if key is None else (key.role, key.id)
             most_bytes = state.max_body_bytes
+            if key is VISITOR:
+                most_bytes = min(VISITORS_BODY_BYTES, most_bytes)
+                held = self._hold(scope)
         check_length(scope["headers"], most_bytes)
-        await forward(
-            state.client, self._control, state.token, identity, (scope, receive, send), most_bytes
-        )
+        request = (scope, receive, send)
+        with held:
+            await forward(state.client, self._control, state.token, identity, request, most_bytes)
+
+
+def _network(scope: Scope) -> str:
+    """What the client's address is counted under; empty for this machine's own."""
+    address = scope.get("client")
+    return network_of(str(address[0])) if address else ""
 
 
 def _with_request_id(send: Send, identity: bytes) -> Send:

@@ -73,5 +73,5 @@ def check_length(headers: list[tuple[bytes, bytes]], limit_bytes: int) -> None:
     if length is not None and length.isdigit() and int(length) > limit_bytes:
         raise BodyTooLarge(
             f"The request body has {int(length)} bytes; this server accepts {limit_bytes}.",
-            hint="Send less, or raise AVIARY_MAX_BODY_MB.",
+            hint="Send less. With an API key, AVIARY_MAX_BODY_MB is the most.",
         )

@@ -36,6 +36,7 @@ from aviary.wire.asgi import (
     Receive,
     Scope,
     Send,
+    find_header,
     read_body,
     send_json,
 )
@@ -51,6 +52,7 @@ VISITORS_COLUMNS: Final = 24
 """So many columns of a visitor's address, and of a visitor's session, run at once."""
 ASK_S: Final = 10.0
 SMALL_BODY_BYTES: Final = 65536
+VISITORS_BATTLE_BYTES: Final = 262_144
 BATTLE_LIMIT_BYTES: Final = 128 * 1024 * 1024
 CLOSE_S: Final = 2.0
 
@@ -96,11 +98,15 @@ class Battles:
             ClientLeft: before its request was complete.
         """
         key = _caller(state, scope)
-        check_length(scope["headers"], state.max_body_bytes)
-        asked = read_asked(await read_body(receive, state.max_body_bytes))
+        self._limits.take("", _address(scope), monotonic())
+        most_bytes = state.max_body_bytes
+        if key is VISITOR:
+            most_bytes = min(VISITORS_BATTLE_BYTES, most_bytes)
+        check_length(scope["headers"], most_bytes)
+        asked = read_asked(await read_body(receive, most_bytes))
         if key is VISITOR and not asked.session:
             raise InvalidRequest("Without a key a session is needed.", param="session")
-        self._limits.take(asked.session, _address(scope), monotonic())
+        self._limits.take(asked.session, "", monotonic())
         if asked.blind:
             secrets.SystemRandom().shuffle(asked.models)
         battle = Battle(
@@ -122,9 +128,9 @@ class Battles:
     ) -> None:
         """Serve a request to have columns answered once more."""
         key = _caller(state, scope)
+        self._limits.take("", _address(scope), monotonic())
         check_length(scope["headers"], SMALL_BODY_BYTES)
         body = await read_body(receive, SMALL_BODY_BYTES)
-        self._limits.take("", _address(scope), monotonic())
         found = await self._find(state, identity)
         battle = found.battle
         asked = read_retry(body, battle)
@@ -174,9 +180,10 @@ class Battles:
     ) -> None:
         """Serve a request to stop a column, wherever it runs."""
         _caller(state, scope)
+        self._stops.take("", _address(scope), monotonic())
         check_length(scope["headers"], SMALL_BODY_BYTES)
         session = read_stop(await read_body(receive, SMALL_BODY_BYTES)).session
-        self._stops.take(session, _address(scope), monotonic())
+        self._stops.take(session, "", monotonic())
         stop = Stop(identity, column, session)
         if not state.battles.stop(stop):
             await _ask(state, self._control, "POST", STOPS_PATH, msgspec.json.encode(stop))
@@ -197,8 +204,18 @@ class Battles:
 
 
 def _caller(state: GatewayState, scope: Scope) -> KeyView | None:
+    """Whose request it is.
+
+    Raises:
+        NotAuthorized: it may not be made.
+        InvalidRequest: a visitor's, and not JSON: browsers send other kinds for any page.
+    """
     key = state.identify_or_welcome(scope)
     require(key, "visitor")
+    if key is VISITOR:
+        kind = find_header(scope["headers"], b"content-type") or b""
+        if kind.partition(b";")[0].strip().lower() != b"application/json":
+            raise InvalidRequest("Without a key the `content-type` must be `application/json`.")
     return key
 
 

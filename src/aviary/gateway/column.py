@@ -293,12 +293,12 @@ def _view(state: GatewayState, model: str) -> ModelView | None:
 
 
 def _waiting(view: ModelView, *, blind: bool) -> dict[str, Any]:
-    """How far the model has come, by the replica that is furthest."""
+    """How far the model has come, by the replica that is furthest; blind no more than that."""
     starting = [r for r in view.replicas if r.state is ReplicaState.STARTING]
     furthest = max(starting, key=lambda replica: replica.progress or 0.0, default=None)
     return {
         "kind": "waiting",
-        "state": str(view.state),
+        "state": "waiting" if blind else str(view.state),
         "progress": None if furthest is None else furthest.progress,
         "detail": "" if blind or furthest is None else furthest.detail,
     }

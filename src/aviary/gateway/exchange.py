@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from aviary.auth.hosts import HostGuard
+from aviary.auth.hosts import HostGuard, check_site
 from aviary.auth.keys import VISITOR, KeyRing
 from aviary.core.errors import AviaryError, Crashed, EngineError, TimedOut
 from aviary.core.ports import RequestRecord
@@ -107,11 +107,17 @@ class GatewayState:
 
         Raises:
             NotAuthorized: the key is not good, or there is none and visitors are not welcome.
+            Forbidden: a stranger's web page sends it through a visitor's browser.
         """
         headers = scope["headers"]
         sent = any(find_header(headers, name) for name in (b"authorization", b"x-api-key"))
         if sent or self.ring.is_open or self.ring.is_locked or not self.table.snapshot.visitors:
             return self.identify(scope)
+        check_site(
+            find_header(headers, b"host"),
+            find_header(headers, b"origin"),
+            find_header(headers, b"sec-fetch-site"),
+        )
         return VISITOR
 
     def metrics_of(self, model: str) -> Metrics:

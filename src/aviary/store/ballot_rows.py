@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from aviary.core.errors import InvalidRequest, StoreError
-from aviary.core.preference import Ballot, Battle, BattleAnswer
+from aviary.core.preference import Ballot, Battle, BattleAnswer, Contestant
 from aviary.store.records import clean_count, clean_real, clean_text
 
 MAX_ANSWER_CHARACTERS: Final = 1_000_000
@@ -24,15 +25,7 @@ def battle_row(battle: Battle) -> dict[str, Any]:
     Raises:
         InvalidRequest: its messages are too large.
     """
-    messages = to_json(battle.messages)
-    lineup = to_json([asdict(contestant) for contestant in battle.lineup])
-    for text in (messages, lineup):
-        if len(text) > MAX_MESSAGES_CHARACTERS:
-            raise InvalidRequest(
-                f"The messages have {len(text)} characters as JSON; a battle keeps "
-                f"{MAX_MESSAGES_CHARACTERS}.",
-                param="messages",
-            )
+    messages, lineup = messages_and_lineup(battle.messages, battle.lineup)
     return {
         "id": clean_text(battle.id, 64),
         "created": clean_real(battle.created) or 0.0,
@@ -79,6 +72,26 @@ def ballot_of(row: Any, answers: list[tuple[int, str, float]]) -> Ballot:
         best=columns.index(row.column) if row.verdict == "best" else None,
         time=row.time,
     )
+
+
+def messages_and_lineup(
+    messages: Sequence[dict[str, Any]], lineup: Sequence[Contestant]
+) -> tuple[str, str]:
+    """A battle's messages and its columns, as JSON.
+
+    Raises:
+        InvalidRequest: they are too large.
+        StoreError: they are nested too deeply.
+    """
+    texts = to_json(messages), to_json([asdict(contestant) for contestant in lineup])
+    for text in texts:
+        if len(text) > MAX_MESSAGES_CHARACTERS:
+            raise InvalidRequest(
+                f"The messages have {len(text)} characters as JSON; a battle keeps "
+                f"{MAX_MESSAGES_CHARACTERS}.",
+                param="messages",
+            )
+    return texts
 
 
 def to_json(data: Any) -> str:

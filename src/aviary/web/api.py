@@ -127,14 +127,13 @@ def _add_models(router: APIRouter, control: Control) -> None:
     async def model_events(model: str, request: Request, history: Lines = 20) -> StreamingResponse:
         """What happens to the model, as server-sent events; the last ones first."""
         fleet.spec(model)
-        causes = is_admin(request)
+        to_admin = is_admin(request)
 
         async def follow() -> AsyncGenerator[dict[str, Any], None]:
             events = fleet.events.follow(history, lambda event: event.model == model)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    open_to_all = causes or event.state in OPEN_EVENTS
-                    yield msgspec.to_builtins(event if open_to_all else replace(event, detail=""))
+                    yield msgspec.to_builtins(event if to_admin else _for_all(event))
 
         return _event_stream(follow())
 
@@ -160,6 +159,12 @@ def _add_events(router: APIRouter, control: Control) -> None:
                     yield _event(event).model_dump()
 
         return _event_stream(stream())
+
+
+def _for_all(event: Event) -> Event:
+    """What anybody may read of an event: not whose key it was, nor what may tell too much."""
+    detail = event.detail if event.state in OPEN_EVENTS else ""
+    return replace(event, detail=detail, changed_by="")
 
 
 def _event(event: Event) -> shapes.FleetEvent:

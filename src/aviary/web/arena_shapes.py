@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from aviary.arena.leaderboard import How, Row
 from aviary.core.preference import Battle, BattleAnswer, Verdict, Vote, Voter
@@ -13,6 +13,7 @@ from aviary.core.preference import Battle, BattleAnswer, Verdict, Vote, Voter
 UNFINISHED = "unfinished"
 """Error of a column of which no answer was stored."""
 SHOWN_HASH = 12
+MOST_AMONG = 200
 ONE_SIDED_VOTES = 10
 ONE_SIDED_SHARE = 0.9
 Session = Field(min_length=1, max_length=64, description="A name that the browser made up.")
@@ -205,6 +206,13 @@ class NewChoice(BaseModel):
 
     how: How
     among: list[str] | None = Field(default=None, description="Only of these; null: of all.")
+
+    @field_validator("among")
+    @classmethod
+    def _not_too_many(cls, among: list[str] | None) -> list[str] | None:
+        if among is not None and len(among) > MOST_AMONG:
+            raise ValueError(f"more than {MOST_AMONG} models")
+        return among
 
 
 class Choice(BaseModel):

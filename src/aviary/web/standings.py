@@ -10,7 +10,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from aviary.arena.leaderboard import Row, board, since_of
 from aviary.arena.ratings import Rating, rate
+from aviary.core.errors import Overloaded
 from aviary.store.figures import Figures
+from aviary.store.records import clean_text
 from aviary.web.ports import Control
 
 FRESH_S: Final = 5.0
@@ -18,9 +20,15 @@ FRESH_S: Final = 5.0
 MOST_KEPT: Final = 64
 MOST_AT_ONCE: Final = 2
 """So many are worked out at a time: whoever asks for odd periods shall not stop all else."""
+MOST_WAITING: Final = 8
+"""So many more wait for that; others are refused."""
 MOST_TASKS: Final = 50
+MOST_KNOWN_TASKS: Final = 1_000
+"""So many tasks, those voted on most, have a leaderboard of their own."""
+MINUTE_S: Final = 60.0
 
 _T = TypeVar("_T")
+_NOBODY: Final[Sequence[Rating]] = ()
 
 
 class Kept(Generic[_T]):
@@ -29,13 +37,29 @@ class Kept(Generic[_T]):
     def __init__(self) -> None:
         self._answers: OrderedDict[object, tuple[float, asyncio.Task[_T]]] = OrderedDict()
         self._work = asyncio.Semaphore(MOST_AT_ONCE)
+        self._pending: set[asyncio.Task[_T]] = set()
+        self._waiting: set[asyncio.Task[Any] | None] = set()
 
     async def get(self, question: object, work_out: Callable[[], Awaitable[_T]]) -> _T:
-        """The answer to a question; that of a question asked less than `FRESH_S` ago."""
+        """The answer to a question; that of a question asked less than `FRESH_S` ago.
+
+        Raises:
+            Overloaded: too many other answers are being waited for.
+        """
         asked_s, task = self._answers.pop(question, (0.0, None))
         now_s = monotonic()
         if task is None or _is_old(task, now_s - asked_s):
+            if len(self._pending) >= MOST_AT_ONCE + MOST_WAITING:
+                raise Overloaded(
+                    "Too many different leaderboards are asked for at once.",
+                    hint="Try again later.",
+                    retry_after_s=FRESH_S,
+                )
             asked_s, task = now_s, asyncio.create_task(self._do(work_out))
+            self._pending.add(task)
+            self._waiting.add(task)
+            task.add_done_callback(self._pending.discard)
+            task.add_done_callback(self._waiting.discard)
         self._answers[question] = (asked_s, task)
         if len(self._answers) > MOST_KEPT:
             self._answers.popitem(last=False)
@@ -43,11 +67,14 @@ class Kept(Generic[_T]):
         return await asyncio.shield(task)
 
     def forget(self) -> None:
-        """Something has changed: all answers are old."""
-        self._answers.clear()
+        """Something has changed: all answers are old, but those that are not begun."""
+        for question, (_, task) in list(self._answers.items()):
+            if task not in self._waiting:
+                del self._answers[question]
 
     async def _do(self, work_out: Callable[[], Awaitable[_T]]) -> _T:
         async with self._work:
+            self._waiting.discard(asyncio.current_task())
             return await work_out()
 
 
@@ -83,32 +110,54 @@ class Standings:
             now: Unix time in seconds.
             task: Only votes on battles of that task.
             tag: Only models with that tag.
+
+        Raises:
+            InvalidRequest: a period is none.
+            Overloaded: too many others ask.
         """
         control = self._control
-        votes_from, answers_from = since_of(votes_since, now), since_of(answers_since, now)
+        votes_period, votes_from = _period(votes_since, now)
+        answers_period, answers_from = _period(answers_since, now)
 
         async def ratings() -> tuple[int, Sequence[Rating]]:
             ballots = await asyncio.to_thread(control.ballots.ballots, votes_from, task)
             return len(ballots), await asyncio.to_thread(rate, ballots)
 
-        votes, rated = await self._ratings.get((votes_since, task), ratings)
+        task = None if task is None else clean_text(task, 64)
+        if task and task not in await self._voted_on(MOST_KNOWN_TASKS):
+            votes, rated = 0, _NOBODY
+        else:
+            votes, rated = await self._ratings.get((votes_period, task), ratings)
         served = {view.id: view.tags for view in control.fleet.snapshot.models}
         models = sorted({*served, *(rating.model for rating in rated)})
 
         async def figures() -> Mapping[str, Figures]:
             return await control.observed.figures(models, answers_from)
 
-        found = await self._figures.get((answers_since, *models), figures)
+        found = await self._figures.get((answers_period, *models), figures)
         return votes, board(rated, found, served, tag)
 
     async def tasks(self) -> Sequence[str]:
         """The tasks that were voted on most, by name."""
+        return await self._voted_on(MOST_TASKS)
 
+    async def _voted_on(self, most: int) -> Sequence[str]:
         async def tasks() -> Sequence[str]:
-            return await asyncio.to_thread(self._control.ballots.tasks, MOST_TASKS)
+            return await asyncio.to_thread(self._control.ballots.tasks, most)
 
-        return await self._tasks.get("", tasks)
+        return await self._tasks.get(most, tasks)
 
     def tags(self) -> list[str]:
         """The tags of all models that are served."""
         return sorted({tag for view in self._control.fleet.snapshot.models for tag in view.tags})
+
+
+def _period(since: str, now: float) -> tuple[object, float]:
+    """What a period is known by, however it is written, and when it begins.
+
+    A unix time counts from the beginning of its minute.
+    """
+    if since[-1:].isalpha():
+        return ("ago", since_of(since, 0.0)), since_of(since, now)
+    start = since_of(since, now) // MINUTE_S * MINUTE_S
+    return ("from", start), start

@@ -86,7 +86,7 @@ def _check_size(size: int, limit_bytes: int) -> None:
     if size > limit_bytes:
         raise BodyTooLarge(
             f"The request body is larger than {limit_bytes} bytes, the most this server accepts.",
-            hint="Send less, or raise AVIARY_MAX_BODY_MB.",
+            hint="Send less. With an API key, AVIARY_MAX_BODY_MB is the most.",
         )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aviary.auth.hosts import HostGuard
+from aviary.auth.hosts import HostGuard, check_site
 from aviary.core.errors import Forbidden
 
 OURS = [
@@ -42,3 +42,42 @@ def test_another_machine(host: bytes) -> None:
         guard.check(b"localhost", b"https://" + host)
     with pytest.raises(Forbidden):
         guard.check(b"localhost", b"null")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (b"aviary.example", None),
+        (None, None),
+        (b"aviary.example", b"https://aviary.example"),
+        (b"aviary.example:443", b"https://Aviary.example"),
+        (b"aviary.example:8000", b"http://aviary.example:8000"),
+        (b"[2001:db8::1]:8000", b"http://[2001:db8::1]:8000"),
+    ],
+)
+def test_pages_of_this_aviary(host: bytes | None, origin: bytes | None) -> None:
+    for site in (None, b"same-origin", b"none", b"same-site"):
+        check_site(host, origin, site)
+    with pytest.raises(Forbidden, match="another website"):
+        check_site(host, origin, b"cross-site")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (b"aviary.example", b"https://evil.example"),
+        (b"aviary.example", b"https://aviary.example.evil.example"),
+        (b"aviary.example", b"https://aviary.example:8443"),
+        (b"aviary.example:8000", b"http://aviary.example"),
+        (b"aviary.example", b"null"),
+        (b"aviary.example", b""),
+        (b"aviary.example", b"https://[::2"),
+        (b"aviary.example", b"https://aviary.example:x"),
+        (b"a:x", b"https://a"),
+        (b"", b"https://"),
+        (None, b"https://aviary.example"),
+    ],
+)
+def test_pages_of_strangers(host: bytes | None, origin: bytes) -> None:
+    with pytest.raises(Forbidden, match="another website"):
+        check_site(host, origin, None)

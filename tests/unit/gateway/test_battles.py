@@ -16,6 +16,8 @@ from scripted import CHAT, DONE, ROLE, USAGE, Fake, Gateway, Start, error_of, go
 from aviary.arena.asked import read_asked
 from aviary.core.errors import InvalidRequest
 from aviary.core.preference import Battle, Contestant, Found, Progress, Stop
+from aviary.core.states import ModelView, ReplicaState, ReplicaView
+from aviary.gateway.column import _waiting
 from aviary.wire.client import Target
 
 NOWHERE = Target("127.0.0.1", 9)
@@ -161,6 +163,24 @@ async def test_an_error_in_the_middle_of_an_answer(start: Start) -> None:
     assert blind[1]["model"] is None
 
 
+async def test_how_a_blind_column_waits_does_not_tell_the_model(start: Start) -> None:
+    loading = ReplicaView(
+        "m/9", "", 0, state=ReplicaState.STARTING, progress=0.5, detail="reads m.gguf"
+    )
+    view = ModelView("m", asleep=True, replicas=(loading,))
+    told = {"kind": "waiting", "state": "waiting", "progress": 0.5, "detail": ""}
+    assert _waiting(view, blind=True) == told
+    assert _waiting(view, blind=False) == told | {"state": "sleeping", "detail": "reads m.gguf"}
+
+    async def late(fake: Fake) -> None:
+        await asyncio.sleep(0.1)
+        await good(fake)
+
+    events = await fight(await start(late, control=NOWHERE, asleep=True), "m", blind=True)
+    (waits,) = [event for event in events if event["kind"] == "waiting"]
+    assert (waits["state"], waits["progress"], waits["detail"]) == ("waiting", None, "")
+
+
 async def test_odd_chunks_count_as_nothing(start: Start) -> None:
     odd = [b"data: no\n\n", b'data: {"choices":5}\n\n', b": hello\n\n", b'data: {"choices":[]}\n\n']
 
@@ -236,6 +256,18 @@ async def test_a_session_may_begin_so_many(start: Start) -> None:
 def test_bodies_that_are_no_battle(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         read_asked(body)
+
+
+def test_more_than_can_be_stored_is_refused_before_it_is_answered() -> None:
+    for large in ("x" * 4_000_001, "\u00e9" * 700_000):
+        for turns in ([], [{"role": "user", "content": large}]):
+            prompt = "hi" if turns else large
+            models = [{"model": "m", "messages": turns}]
+            body = json.dumps({"models": models, "prompt": prompt}, ensure_ascii=False)
+            with pytest.raises(InvalidRequest, match="a battle keeps 4000000"):
+                read_asked(body.encode())
+    models = [{"model": "m"}]
+    read_asked(json.dumps({"models": models, "prompt": "x" * 3_000_000}).encode())
 
 
 async def test_columns_have_turns_of_their_own(start: Start, control: Control) -> None:
