@@ -44,7 +44,7 @@ say "built $(basename "$wheel"), $(($(wc -c <"$wheel") / 1024)) KiB"
 uv venv --quiet "$folder/venv"
 python=$folder/venv/bin/python
 "$python" - "$wheel" "$repository" <<'PYTHON'
-import sys, zipfile
+import re, sys, zipfile
 from pathlib import Path
 
 names = set(zipfile.ZipFile(sys.argv[1]).namelist())
@@ -52,19 +52,20 @@ repository = Path(sys.argv[2])
 wanted = {f"aviary/catalog/{file.name}" for file in repository.glob("models/*.yaml")}
 migrations = repository / "src/aviary/store/migrations"
 wanted |= {f"aviary/store/migrations/{f.relative_to(migrations)}" for f in migrations.rglob("*.py")}
-wanted |= {"aviary/py.typed"}
+wanted |= {"aviary/py.typed", "aviary/web/static/index.html"}
 missing = sorted(wanted - names)
 if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
     missing.append("the licence")
 if missing:
     sys.exit(f"try_wheel: not in the wheel: {', '.join(missing)}")
 top = {name.partition("/")[0] for name in names}
-odd = sorted(n for n in names if "test" in n.lower().split("/")[-1] or n.endswith(".pyc"))
+test = re.compile(r"(^|[/_])(tests?|conftest)([/_.]|$)")
+odd = sorted(n for n in names if test.search(n.lower()) or n.endswith(".pyc"))
 odd += sorted(n for n in top if n != "aviary" and not n.endswith(".dist-info"))
 if odd:
     sys.exit(f"try_wheel: should not be in the wheel: {', '.join(odd)}")
 PYTHON
-say "it holds catalog, migrations, py.typed and licence, and no tests"
+say "it holds catalog, migrations, the Explorer, py.typed and licence, and no tests"
 
 "$python" - "$repository/pyproject.toml" >"$folder/constraints.txt" <<'PYTHON'
 import sys, tomllib
@@ -126,6 +127,8 @@ with urllib.request.urlopen(request, timeout=20) as response:
 assert answer, "no answer"
 with urllib.request.urlopen(f"{url}/docs/swagger-ui.css", timeout=20) as response:
     assert response.status == 200
+with urllib.request.urlopen(url, timeout=20) as response:
+    assert b'id="root"' in response.read(), "the Explorer is not there"
 print(f"answer: {answer[:60]}")
 PYTHON
 pids=$("$python" - "$server" <<'PYTHON'
