@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from aviary.core.errors import InvalidRequest, StoreError
+from aviary.core.errors import InvalidRequest
 from aviary.core.preference import Ballot, Battle, BattleAnswer, Contestant
+from aviary.store.documents import to_json
 from aviary.store.records import clean_count, clean_real, clean_text
 
 MAX_ANSWER_CHARACTERS: Final = 1_000_000
@@ -45,7 +45,7 @@ def answer_row(answer: BattleAnswer) -> dict[str, Any]:
         "column": clean_count(answer.column) or 0,
         "model": clean_text(answer.model, 256),
         "spec_hash": clean_text(answer.spec_hash, 64),
-        "parameters": to_json(answer.parameters),
+        "parameters": to_json("battle", answer.parameters),
         "text": clean_text(answer.text, MAX_ANSWER_CHARACTERS),
         "finish_reason": clean_text(answer.finish_reason, 64),
         "ttft_ms": clean_real(answer.ttft_ms),
@@ -83,7 +83,7 @@ def messages_and_lineup(
         InvalidRequest: they are too large.
         StoreError: they are nested too deeply.
     """
-    texts = to_json(messages), to_json([asdict(contestant) for contestant in lineup])
+    texts = to_json("battle", messages), to_json("battle", [asdict(one) for one in lineup])
     for text in texts:
         if len(text) > MAX_MESSAGES_CHARACTERS:
             raise InvalidRequest(
@@ -92,29 +92,3 @@ def messages_and_lineup(
                 param="messages",
             )
     return texts
-
-
-def to_json(data: Any) -> str:
-    """ASCII, in which NUL and lone surrogates are escaped: every database keeps that."""
-    try:
-        return json.dumps(data, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"The battle cannot be stored: {error}.") from error
-
-
-def from_json(battle: str, stored: str, kind: type) -> Any:
-    """What `to_json` stored.
-
-    Raises:
-        StoreError: it is not that.
-    """
-    try:
-        data = json.loads(stored)
-    except ValueError:
-        data = None
-    if not isinstance(data, kind):
-        raise StoreError(
-            f"The stored battle {battle!r} cannot be read.",
-            hint="The state database was changed by something else; restore a copy of it.",
-        )
-    return data

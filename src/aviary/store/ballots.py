@@ -26,9 +26,9 @@ from aviary.store.ballot_rows import (
     answer_row,
     ballot_of,
     battle_row,
-    from_json,
 )
 from aviary.store.database import Database, open_database
+from aviary.store.documents import from_json
 from aviary.store.records import clean_real, clean_text
 from aviary.store.schema import battle_answers, battles, votes
 from aviary.store.voters import find_secret, popular_tasks, voters
@@ -262,11 +262,11 @@ def _read(connection: Connection, battle: str) -> Battle | None:
     answers = []
     for answer in connection.execute(query):
         values = answer._asdict()
-        values["parameters"] = from_json(battle, values["parameters"], dict)
+        values["parameters"] = from_json(f"battle {battle!r}", values["parameters"], dict)
         answers.append(BattleAnswer(**values))
     fields = row._asdict()
-    fields["messages"] = from_json(battle, fields["messages"], list)
-    lineup = from_json(battle, fields["lineup"], list)
+    fields["messages"] = from_json(f"battle {battle!r}", fields["messages"], list)
+    lineup = from_json(f"battle {battle!r}", fields["lineup"], list)
     fields["lineup"] = tuple(Contestant(**contestant) for contestant in lineup)
     return Battle(**fields, answers=tuple(answers))
 

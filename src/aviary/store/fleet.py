@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
-from aviary.core.errors import StoreError
 from aviary.core.ports import StoredDeployment, StoredEvent
 from aviary.store.database import Database, open_database
+from aviary.store.documents import from_json, to_json
 from aviary.store.records import clean_count, clean_real, clean_text
 from aviary.store.schema import deployments, fleet_events, fleet_saved
 
@@ -220,8 +219,10 @@ def _to_row(deployment: StoredDeployment) -> dict[str, Any]:
     return {
         "model": clean_text(deployment.model, 256),
         "position": clean_count(deployment.position) or 0,
-        "spec": _to_json(deployment.model, deployment.spec),
-        "previous": None if previous is None else _to_json(deployment.model, previous),
+        "spec": to_json(f"spec of {deployment.model[:64]!r}", deployment.spec),
+        "previous": None
+        if previous is None
+        else to_json(f"spec of {deployment.model[:64]!r}", previous),
         "created": clean_real(deployment.created) or 0.0,
         "changed": clean_real(deployment.changed) or 0.0,
         "changed_by": clean_text(deployment.changed_by, 64),
@@ -232,30 +233,9 @@ def _to_row(deployment: StoredDeployment) -> dict[str, Any]:
 
 def _to_deployment(row: dict[str, Any]) -> StoredDeployment:
     model, previous = str(row["model"]), row["previous"]
-    row["spec"] = _from_json(model, row["spec"])
-    row["previous"] = None if previous is None else _from_json(model, previous)
+    row["spec"] = from_json(f"spec of {model!r}", row["spec"], dict)
+    row["previous"] = None if previous is None else from_json(f"spec of {model!r}", previous, dict)
     return StoredDeployment(**row)
-
-
-def _to_json(model: str, spec: dict[str, Any]) -> str:
-    """A spec as ASCII, in which NUL and lone surrogates are escaped: every database keeps that."""
-    try:
-        return json.dumps(spec, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"The spec of {model[:64]!r} cannot be stored: {error}.") from error
-
-
-def _from_json(model: str, stored: str) -> dict[str, Any]:
-    try:
-        spec = json.loads(stored)
-    except ValueError:
-        spec = None
-    if not isinstance(spec, dict):
-        raise StoreError(
-            f"The stored spec of {model!r} cannot be read.",
-            hint="The state database was changed by something else; restore a copy of it.",
-        )
-    return spec
 
 
 def _bytes(value: int | None) -> int | None:
